@@ -1,0 +1,130 @@
+"""The command line of the overlay."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools.overlay import lock, tree, upstream
+from tools.overlay.problems import OverlayError, Problem
+from tools.overlay.project import ROOT, Project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tools.overlay.definitions import Change
+
+type Command = Callable[[Project, argparse.Namespace], None]
+
+
+def merge(project: Project, options: argparse.Namespace) -> None:
+    """Merge the overlay into the release and write the whole package, telling what changed."""
+    found = project.release(options.upstream)
+    into = options.into or project.merged
+    changed = tree.materialise(project.plan(found), found.root, into)
+    print("\n".join(changed) or "nothing changed")
+    print(f"{into / 'zarr'} is zarr {project.version}")
+
+
+def check(project: Project, options: argparse.Namespace) -> None:
+    """Merge in memory and compare with overlay.lock: silence and status 0 where all is well."""
+    found = project.release(options.upstream)
+    project.plan(found)
+    if project.rewritten(found, project.load_lock()).text() != project.lock_file.read_text():
+        raise OverlayError(
+            [Problem(lock.NAME, "does not list all that the overlay goes into", lock.REWRITE)]
+        )
+
+
+def show(project: Project, options: argparse.Namespace) -> None:
+    """List what the overlay opens, replaces and adds, file by file."""
+    for plan in project.plans(project.release(options.upstream)):
+        for path, part in sorted(plan.parts.items(), key=lambda item: (item[1].new, item[0])):
+            if part.new:
+                lines = part.content.count(b"\n")
+                print(f"{path}\n    new, {lines} line{'s' if lines != 1 else ''}")
+            elif path in plan.opened():
+                print("\n".join([path, *map(_row, part.changes)]))
+
+
+def _row(change: Change) -> str:
+    after = f"    after {change.after}" if change.after else ""
+    return f"    {change.action:<10}{change.name}{after}"
+
+
+def write_lock(project: Project, options: argparse.Namespace) -> None:
+    """Rewrite overlay.lock against the pinned release, telling which entries changed."""
+    try:
+        old = lock.load(project.lock_file)
+    except OverlayError:
+        old = lock.Lock("", "", "")
+    path = options.upstream
+    if old.upstream != project.pinned:
+        sdist, wheel = (
+            upstream.fetch(project.pinned, kind, project.downloads) for kind in upstream.KINDS
+        )
+        old = replace(old, sdist=upstream.digest(sdist), wheel=upstream.digest(wheel))
+        path = path or wheel
+    new = project.rewritten(project.release(path), old)
+    project.lock_file.write_text(new.text())
+    for name in sorted({*old.replaced, *new.replaced}):
+        if name not in new.replaced:
+            print(f"- {name}")
+        elif name not in old.replaced:
+            print(f"+ {name}")
+        elif old.replaced[name] != new.replaced[name]:
+            print(f"~ {name}")
+
+
+_COMMANDS: dict[str, Command] = {
+    "merge": merge,
+    "lock": write_lock,
+    "show": show,
+    "check": check,
+}
+
+
+def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : Sequence of str, optional
+        The arguments; those of the process if left out.
+    root : Path
+        The checkout of the fork; the one that this module is in if left out.
+
+    Returns
+    -------
+    int
+        The exit status: 1 when the overlay cannot be merged.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.overlay",
+        description="Merge what the fork adds and replaces into the release of zarr that it is pinned to.",
+    )
+    commands = parser.add_subparsers(metavar="command", required=True)
+    for name, command in _COMMANDS.items():
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        sub.set_defaults(command=command)
+        sub.add_argument(
+            "--upstream",
+            type=Path,
+            metavar="PATH",
+            help="a wheel, an sdist or a source folder of zarr; left out, the pinned wheel, which is kept in "
+            "build/upstream",
+        )
+        if name == "merge":
+            sub.add_argument(
+                "--into", type=Path, metavar="DIR", help="where to write it; left out, build/merged"
+            )
+    options = parser.parse_args(arguments)
+    try:
+        options.command(Project(root), options)
+    except OverlayError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,148 @@
+"""`overlay.lock`: which release the overlay was written against, and which of its definitions it replaces."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tools.overlay.problems import OverlayError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from tools.overlay.tree import Plan
+
+NAME = "overlay.lock"
+REWRITE = "run `python -m tools.overlay lock`"
+
+_HEAD = """\
+# The release that the overlay is merged into, the files and classes of it that the overlay goes into, and each
+# definition that it replaces, with a fingerprint of upstream's. `python -m tools.overlay lock` writes this file.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The contents of `overlay.lock`."""
+
+    upstream: str
+    """The version of the release."""
+    sdist: str
+    """The SHA-256 of its source distribution, in hexadecimal."""
+    wheel: str
+    """The SHA-256 of its wheel."""
+    opened: tuple[str, ...] = ()
+    """The files and classes of upstream that the overlay goes into."""
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """By definition, `zarr/abc/store.py::Store.get`, the fingerprint of upstream's."""
+
+    def text(self) -> str:
+        """Return the text of the file."""
+        lines = [
+            _HEAD,
+            f'upstream = "{self.upstream}"',
+            f'sdist-sha256 = "{self.sdist}"',
+            f'wheel-sha256 = "{self.wheel}"',
+            "opened = [",
+            *(f'    "{name}",' for name in sorted(self.opened)),
+            "]",
+            "",
+            "[replaced]",
+            *(f'"{name}" = "{self.replaced[name]}"' for name in sorted(self.replaced)),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def load(path: Path) -> Lock:
+    """Read the lock.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    Lock
+        What it says.
+
+    Raises
+    ------
+    OverlayError
+        If there is none, or if it is not what `Lock.text` writes.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+        return Lock(
+            upstream=table["upstream"],
+            sdist=table["sdist-sha256"],
+            wheel=table["wheel-sha256"],
+            opened=tuple(table["opened"]),
+            replaced=table["replaced"],
+        )
+    except FileNotFoundError:
+        what = "there is none"
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        what = f"it cannot be read: {error}"
+    raise OverlayError([Problem(path.name, what, REWRITE)])
+
+
+def within(folder: str, names: Iterable[str]) -> set[str]:
+    """Return those of the names whose file is in the folder."""
+    return {name for name in names if name.startswith(f"{folder}/")}
+
+
+def verify(plan: Plan, lock: Lock) -> Iterator[Problem]:
+    """Compare what the overlay replaces with what the lock says that it replaces.
+
+    Parameters
+    ----------
+    plan : Plan
+        The merge of the overlay with the release at hand.
+    lock : Lock
+        The lock.
+
+    Yields
+    ------
+    Problem
+        One for each definition that drifted, is gone from upstream, or stands on one side only.
+    """
+    replaced, kept, added = plan.replaced(), plan.definitions("keeps"), plan.definitions("adds")
+    for name in sorted(within(plan.folder, lock.opened) - plan.opened() - kept):
+        if name in added or name in plan.parts:
+            yield Problem(
+                name,
+                "the overlay goes into this, and upstream no longer has it",
+                f"find where it went, move the overlay's there or take it out, then {REWRITE}",
+            )
+        else:
+            yield Problem(
+                name, "stands in the lock, but the overlay no longer goes into it", REWRITE
+            )
+    for name in sorted(within(plan.folder, lock.replaced) | replaced.keys()):
+        was, now = lock.replaced.get(name), replaced.get(name)
+        if was is None:
+            yield Problem(
+                name,
+                "the overlay replaces upstream's definition, and the lock does not know of it",
+                f"if that is meant, {REWRITE}; else give the new definition another name",
+            )
+        elif now is None and name in added:
+            yield Problem(
+                name,
+                "the overlay replaces this definition, and upstream no longer has it",
+                f"find where it went, move the overlay's there or take it out, then {REWRITE}",
+            )
+        elif now is None and name not in kept:
+            yield Problem(
+                name, "stands in the lock, but the overlay no longer replaces it", REWRITE
+            )
+        elif now is not None and was != now:
+            yield Problem(
+                name,
+                f"upstream's definition is not the one that was replaced: the lock has {was[:19]}…, "
+                f"upstream {now[:19]}…",
+                f"read upstream's, carry its change over into the overlay's, then {REWRITE}",
+            )

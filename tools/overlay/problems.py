@@ -1,0 +1,34 @@
+"""What can be wrong with an overlay, said so that the reader knows what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that keeps the overlay from being merged."""
+
+    where: str
+    """The file and the definition, `zarr/abc/store.py::Store.get`."""
+    what: str
+    """What is wrong there."""
+    remedy: str
+    """What to do about it."""
+
+    def __str__(self) -> str:
+        return f"{self.where}\n    {self.what}\n    -> {self.remedy}"
+
+
+class OverlayError(Exception):
+    """The overlay does not fit its upstream; `problems` holds every reason, not only the first."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        count = len(self.problems)
+        head = f"the overlay cannot be merged: {count} problem{'s' if count > 1 else ''}"
+        super().__init__("\n\n".join([head, *map(str, self.problems)]))

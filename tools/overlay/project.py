@@ -1,0 +1,217 @@
+"""The project as a whole: its pins, its lock, its overlay, and what comes of merging them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tools.overlay import lock, tree, upstream
+from tools.overlay.problems import OverlayError, Problem
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout of the fork."""
+
+    root: Path = ROOT
+
+    @property
+    def overlay(self) -> Path:
+        """The folder that holds the overlay's package."""
+        return self.root / "src"
+
+    @property
+    def merged(self) -> Path:
+        """Where the merged package of an editable install lies."""
+        return self.root / "build" / "merged"
+
+    @property
+    def downloads(self) -> Path:
+        """Where releases are kept."""
+        return self.root / "build" / "upstream"
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock."""
+        return self.root / lock.NAME
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return tomllib.loads((self.root / "pyproject.toml").read_text())
+
+    @cached_property
+    def pinned(self) -> str:
+        """The release that `pyproject.toml` requires for building."""
+        for requirement in self._settings["build-system"]["requires"]:
+            if match := re.fullmatch(r"zarr\s*==\s*([^\s;*]+)", requirement):
+                return match[1]
+        raise OverlayError(
+            [
+                Problem(
+                    "pyproject.toml",
+                    "build-system.requires does not name one release of zarr",
+                    "require `zarr==VERSION` there",
+                )
+            ]
+        )
+
+    @property
+    def version(self) -> str:
+        """The version of what is built here."""
+        return f"{self.pinned}+{self._settings['tool']['overlay']['local-version']}"
+
+    def load_lock(self) -> lock.Lock:
+        """Read the lock, which must be about the pinned release."""
+        loaded = lock.load(self.lock_file)
+        if loaded.upstream != self.pinned:
+            raise OverlayError(
+                [
+                    Problem(
+                        lock.NAME,
+                        f"was written against zarr {loaded.upstream}, but pyproject.toml requires "
+                        f"{self.pinned}",
+                        f"check that the overlay still says what it should, then {lock.REWRITE}",
+                    )
+                ]
+            )
+        return loaded
+
+    def release(self, path: Path | None = None) -> upstream.Release:
+        """Find the release to merge into.
+
+        Parameters
+        ----------
+        path : Path, optional
+            Where it is; the pinned one from the registry if left out, which is downloaded once.
+
+        Returns
+        -------
+        Release
+            The release.
+
+        Raises
+        ------
+        OverlayError
+            If it is another release than the pinned one, or there is none.
+        """
+        if path is None:
+            path = self.downloads / f"zarr-{self.pinned}"
+            if not path.exists():
+                wheel = self.load_lock().wheel
+                path = upstream.fetch(self.pinned, "wheel", self.downloads, sha256=wheel)
+        found = upstream.at(path, unpack_into=self.downloads)
+        self.expect(found, where=str(path))
+        return found
+
+    def expect(self, found: upstream.Release, *, where: str) -> None:
+        """Refuse what is not the pinned release; a checkout, which has no version, passes.
+
+        Parameters
+        ----------
+        found : Release
+            The release.
+        where : str
+            Where it was found, for the message.
+
+        Raises
+        ------
+        OverlayError
+            If it is another one.
+        """
+        if found.version not in (None, self.pinned):
+            raise OverlayError(
+                [
+                    Problem(
+                        where,
+                        f"holds zarr {found.version}, but pyproject.toml requires {self.pinned}",
+                        f"use zarr {self.pinned} itself, or require the other and rewrite the lock",
+                    )
+                ]
+            )
+
+    def plans(self, found: upstream.Release) -> list[tree.Plan]:
+        """Merge the overlay into a release, in memory: its package, and its documents where it has them.
+
+        Parameters
+        ----------
+        found : Release
+            The release: documents come with a source distribution or a checkout.
+
+        Returns
+        -------
+        list of Plan
+            What becomes of the files of the one and of the other.
+        """
+        plans = [tree.plan(found.root, self.overlay, version=self.version)]
+        documents = found.root.parent
+        if found.root.name == "src" and (documents / tree.DOCUMENTS).is_dir():
+            plans.append(tree.plan(documents, self.root, folder=tree.DOCUMENTS))
+        return plans
+
+    def plan(self, found: upstream.Release) -> tree.Plan:
+        """Merge the overlay into a release, in memory, and compare it with the lock.
+
+        Parameters
+        ----------
+        found : Release
+            The release.
+
+        Returns
+        -------
+        Plan
+            What becomes of the files of the package.
+
+        Raises
+        ------
+        OverlayError
+            If anything is wrong: with every problem there is.
+        """
+        plans = self.plans(found)
+        problems = [problem for plan in plans for problem in plan.problems]
+        try:
+            locked = self.load_lock()
+        except OverlayError as error:
+            problems += error.problems
+        else:
+            problems += (problem for plan in plans for problem in lock.verify(plan, locked))
+        if problems:
+            raise OverlayError(problems)
+        return plans[0]
+
+    def rewritten(self, found: upstream.Release, old: lock.Lock) -> lock.Lock:
+        """Return the lock as it should be for a release.
+
+        Parameters
+        ----------
+        found : Release
+            The release.
+        old : Lock
+            The lock as it is. What it says about documents stays where the release comes without them.
+
+        Returns
+        -------
+        Lock
+            The lock, with the archives of `old`.
+
+        Raises
+        ------
+        OverlayError
+            If the overlay does not merge.
+        """
+        plans = self.plans(found)
+        if problems := [problem for plan in plans for problem in plan.problems]:
+            raise OverlayError(problems)
+        opened, replaced = set(old.opened), dict(old.replaced)
+        for plan in plans:
+            opened -= lock.within(plan.folder, opened)
+            opened |= plan.opened()
+            for name in lock.within(plan.folder, replaced):
+                del replaced[name]
+            replaced |= plan.replaced()
+        return lock.Lock(self.pinned, old.sdist, old.wheel, tuple(sorted(opened)), replaced)

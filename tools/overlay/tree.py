@@ -1,0 +1,228 @@
+"""Merging a whole package, and writing it down."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tools.overlay.markdown import merge_document
+from tools.overlay.module import merge_module
+from tools.overlay.problems import OverlayError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tools.overlay.definitions import Action, Change
+
+STAMP = ".overlay-merged"
+"""A file beside the package in every tree written here: only such a tree is ever overwritten."""
+
+PACKAGE = "zarr"
+DOCUMENTS = "docs"
+
+_VERSION_FILE = "zarr/_version.py"
+_MERGERS = {".py": merge_module, ".md": merge_document}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the overlay makes of one file."""
+
+    content: bytes
+    new: bool
+    """Whether upstream lacks the file."""
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the overlay makes of a folder; files that it does not touch do not occur."""
+
+    folder: str
+    """The folder: the package, or the documents."""
+    parts: Mapping[str, Part]
+    """By path, `zarr/abc/store.py`."""
+    problems: tuple[Problem, ...]
+
+    def opened(self) -> set[str]:
+        """Return the files and classes of upstream that the overlay goes into."""
+        merged = {path for path, part in self.parts.items() if not part.new}
+        return (merged - {_VERSION_FILE}) | self.definitions("opens")
+
+    def replaced(self) -> dict[str, str]:
+        """Return each replaced definition, `zarr/abc/store.py::Store.get`, with upstream's fingerprint."""
+        return {
+            f"{path}::{change.name}": change.upstream
+            for path, part in self.parts.items()
+            for change in part.changes
+            if change.upstream
+        }
+
+    def definitions(self, action: Action) -> set[str]:
+        """Return the definitions with which the overlay does the one thing."""
+        return {
+            f"{path}::{change.name}"
+            for path, part in self.parts.items()
+            for change in part.changes
+            if change.action == action
+        }
+
+
+def files(root: Path, folder: str) -> Iterator[str]:
+    """Yield the path of every file in a folder.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that holds it, which the paths are relative to.
+    folder : str
+        The folder.
+
+    Yields
+    ------
+    str
+        Paths with forward slashes, sorted. What Python compiles for itself is passed over.
+    """
+    for path in sorted((root / folder).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path.relative_to(root).as_posix()
+
+
+def plan(
+    upstream: Path, overlay: Path, *, folder: str = PACKAGE, version: str | None = None
+) -> Plan:
+    """Merge a folder of the overlay into upstream's, in memory.
+
+    Parameters
+    ----------
+    upstream, overlay : Path
+        The folders that hold the two.
+    folder : str
+        The folder: the package if left out.
+    version : str, optional
+        What `zarr.__version__` is to be; upstream's where it is left out.
+
+    Returns
+    -------
+    Plan
+        What becomes of the files that change, and what was wrong.
+    """
+    parts: dict[str, Part] = {}
+    problems: list[Problem] = []
+    for path in files(overlay, folder):
+        theirs, mine = upstream / path, overlay / path
+        if not theirs.exists():
+            parts[path] = Part(mine.read_bytes(), new=True)
+        elif merge := _MERGERS.get(mine.suffix):
+            merged = merge(_read(theirs), _read(mine), path=path)
+            parts[path] = Part(merged.text.encode(), new=False, changes=merged.changes)
+            problems += merged.problems
+        else:
+            problems.append(
+                Problem(
+                    path, "upstream has this file, and files of its kind do not merge", "remove it"
+                )
+            )
+    if version and folder == PACKAGE and (upstream / _VERSION_FILE).exists():
+        text = versioned(_read(upstream / _VERSION_FILE), version)
+        parts[_VERSION_FILE] = Part(text.encode(), new=False)
+    return Plan(folder, parts, tuple(problems))
+
+
+def versioned(text: str, version: str) -> str:
+    """Set the version in the text of `zarr/_version.py`.
+
+    Parameters
+    ----------
+    text : str
+        The module as upstream's build generates it.
+    version : str
+        The version, `3.4.2+getmany.1`.
+
+    Returns
+    -------
+    str
+        The module with that version, as a string and as a tuple.
+
+    Raises
+    ------
+    OverlayError
+        If the module does not set its version in the way that is known here.
+    """
+    public, _, local = version.partition("+")
+    fields = (
+        *(int(f) if f.isdecimal() else f for f in public.split(".")),
+        *([local] if local else ()),
+    )
+    for names, value in (
+        ("__version__ = version", version),
+        ("__version_tuple__ = version_tuple", fields),
+    ):
+        text, count = re.subn(rf"^{names} = .*$", f"{names} = {value!r}", text, flags=re.MULTILINE)
+        if count != 1:
+            raise OverlayError(
+                [
+                    Problem(
+                        _VERSION_FILE,
+                        f"upstream's build no longer writes `{names} = …` once",
+                        "teach `versioned` in tools/overlay/tree.py how it is written now",
+                    )
+                ]
+            )
+    return text
+
+
+def materialise(plan: Plan, upstream: Path, into: Path) -> list[str]:
+    """Write the merged package.
+
+    Parameters
+    ----------
+    plan : Plan
+        What the overlay makes of the package.
+    upstream : Path
+        The folder that holds upstream's.
+    into : Path
+        The folder that is to hold the merged one. What was merged there before is brought up to date.
+
+    Returns
+    -------
+    list of str
+        What changed in it, one line for each file: `+` for a new one, `~` for a changed one, `-` for one
+        that is gone.
+
+    Raises
+    ------
+    OverlayError
+        If there is a package in that folder that was not written by this function.
+    """
+    stamp = into / STAMP
+    if (into / "zarr").exists() and not stamp.exists():
+        raise OverlayError(
+            [Problem(str(into / "zarr"), "exists, and was not merged by this tool", "move it away")]
+        )
+    into.mkdir(parents=True, exist_ok=True)
+    stamp.write_text("Written by `python -m tools.overlay merge`; edits here are lost.\n")
+    wanted = sorted({*files(upstream, PACKAGE), *plan.parts})
+    log: list[str] = []
+    for path in sorted(set(files(into, PACKAGE)).difference(wanted)):
+        (into / path).unlink()
+        log.append(f"- {path}")
+    for path in wanted:
+        target = into / path
+        part = plan.parts.get(path)
+        content = part.content if part else (upstream / path).read_bytes()
+        if not target.exists():
+            log.append(f"+ {path}")
+        elif target.read_bytes() != content:
+            log.append(f"~ {path}")
+        else:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    return log
+
+
+def _read(path: Path) -> str:
+    return path.read_bytes().decode()

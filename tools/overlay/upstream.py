@@ -1,0 +1,241 @@
+"""Finding the release that the overlay is merged into."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tools.overlay.problems import OverlayError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+type Kind = Literal["sdist", "wheel"]
+KINDS: tuple[Kind, ...] = ("sdist", "wheel")
+
+_VERSION = re.compile(r"^__version__ = version = ['\"]([^'\"]+)['\"]", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of zarr, unpacked."""
+
+    root: Path
+    """The folder that holds the package."""
+    version: str | None
+    """Its version, where it says so: a checkout does not."""
+    info: Path | None = None
+    """The `dist-info` folder, where it is an installed or unpacked wheel."""
+
+
+def at(path: Path, *, unpack_into: Path) -> Release:
+    """Take the release at a path that someone gave.
+
+    Parameters
+    ----------
+    path : Path
+        A wheel, a source distribution, or a folder: of an unpacked one, of a checkout, of the package, or
+        one that holds the package.
+    unpack_into : Path
+        Where an archive is unpacked.
+
+    Returns
+    -------
+    Release
+        The release.
+
+    Raises
+    ------
+    OverlayError
+        If there is no zarr.
+    """
+    if path.is_file():
+        path = unpack(path, unpack_into)
+    for root in (path, path / "src", path.parent):
+        if (root / "zarr" / "__init__.py").is_file() and (
+            root != path.parent or path.name == "zarr"
+        ):
+            version_file = root / "zarr" / "_version.py"
+            match = _VERSION.search(version_file.read_text()) if version_file.exists() else None
+            info = next(iter(sorted(root.glob("zarr-*.dist-info"))), None)
+            return Release(root, match[1] if match else None, info)
+    raise OverlayError(
+        [Problem(str(path), "there is no zarr there", "name a wheel, an sdist or a source folder")]
+    )
+
+
+def installed() -> Release:
+    """Take the release that is installed in this environment.
+
+    Returns
+    -------
+    Release
+        The release, as the registry's wheel holds it.
+
+    Raises
+    ------
+    OverlayError
+        If none is installed.
+    """
+    try:
+        found = importlib.metadata.distribution("zarr")
+    except importlib.metadata.PackageNotFoundError:
+        raise OverlayError(
+            [
+                Problem(
+                    "the build environment",
+                    "has no zarr, which the overlay is merged into",
+                    "build with isolation, or install what pyproject.toml lists as build requirements",
+                )
+            ]
+        ) from None
+    root = Path(str(found.locate_file("")))
+    return Release(root, found.version, root / f"zarr-{found.version}.dist-info")
+
+
+def fetch(version: str, kind: Kind, into: Path, *, sha256: str | None = None) -> Path:
+    """Download the archive of a release from the package registry, once.
+
+    Parameters
+    ----------
+    version : str
+        The release.
+    kind : {"sdist", "wheel"}
+        Which of its archives.
+    into : Path
+        The folder that keeps it; where it is there already nothing is downloaded.
+    sha256 : str, optional
+        What it must hash to.
+
+    Returns
+    -------
+    Path
+        The archive.
+
+    Raises
+    ------
+    OverlayError
+        If it cannot be downloaded, or is not the one that was locked.
+    """
+    name = f"zarr-{version}-py3-none-any.whl" if kind == "wheel" else f"zarr-{version}.tar.gz"
+    archive = into / name
+    if not archive.exists():
+        into.mkdir(parents=True, exist_ok=True)
+        only = ["--only-binary", ":all:"] if kind == "wheel" else ["--no-binary", "zarr"]
+        command = [
+            "download",
+            "--quiet",
+            "--no-deps",
+            *only,
+            "--dest",
+            str(into),
+            f"zarr=={version}",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", *command], capture_output=True, text=True, check=False
+        )
+        if not archive.exists():
+            raise OverlayError(
+                [
+                    Problem(
+                        name,
+                        f"cannot be downloaded with pip: {done.stderr.strip() or done.stdout.strip()}",
+                        "see to it that pip reaches the registry, or pass --upstream",
+                    )
+                ]
+            )
+    if sha256 and digest(archive) != sha256:
+        raise OverlayError(
+            [
+                Problem(
+                    str(archive),
+                    f"hashes to {digest(archive)}, but overlay.lock says {sha256}",
+                    "remove it, and do not build before you know where it came from",
+                )
+            ]
+        )
+    return archive
+
+
+def digest(archive: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+def unpack(archive: Path, into: Path) -> Path:
+    """Unpack a wheel or a source distribution.
+
+    Parameters
+    ----------
+    archive : Path
+        The archive.
+    into : Path
+        The folder in which to put it.
+
+    Returns
+    -------
+    Path
+        The folder with its contents, `zarr-VERSION` or `zarr-VERSION-sdist`. Where it is there already it
+        is left as it is.
+    """
+    name = archive.name.removesuffix(".tar.gz")
+    if name.endswith(".whl"):
+        target = into / "-".join(name.split("-")[:2])
+        if not target.exists():
+            with _complete(target) as folder, zipfile.ZipFile(archive) as wheel:
+                wheel.extractall(folder)
+        return target
+    target = into / f"{name}-sdist"
+    if not target.exists():
+        with _complete(target) as folder, tarfile.open(archive) as sdist:
+            members = [member for member in sdist if "/" in member.name]
+            for member in members:
+                member.name = member.name.partition("/")[2]
+            sdist.extractall(folder, members, filter="data")
+    return target
+
+
+def keep(release: Release, into: Path) -> Path:
+    """Copy an installed release, so that later merges have it without a build.
+
+    Parameters
+    ----------
+    release : Release
+        The release.
+    into : Path
+        The folder in which to put it.
+
+    Returns
+    -------
+    Path
+        The folder `zarr-VERSION` with its contents, which `unpack` would have made of the wheel.
+    """
+    target = into / f"zarr-{release.version}"
+    if not target.exists():
+        with _complete(target) as folder:
+            for source in filter(None, (release.root / "zarr", release.info)):
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, folder / source.name, ignore=ignore)
+    return target
+
+
+@contextmanager
+def _complete(target: Path) -> Iterator[Path]:
+    """Give a folder that takes the name of the target once it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as folder:
+        made = Path(folder) / target.name
+        made.mkdir()
+        yield made
+        made.rename(target)
