@@ -1,0 +1,322 @@
+"""Read whole chunks: fetch all of them with one request, decode and scatter as bytes arrive.
+
+The three steps of a read overlap. Fetching is `Store.get_many`'s business. What has arrived is
+decoded and written to its place in the output by a few worker threads, each of which goes on for
+as long as there is something to do: no task and no change of thread for each chunk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import asynccontextmanager
+from contextvars import copy_context
+from math import prod
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from zarr.abc.codec import ArrayArrayCodec, BaseCodec, _codec_supports_sync
+from zarr.abc.store import Store, SyncByteGetter
+from zarr.core._bounded import (
+    Fetch,
+    closing_groups,
+    expected_nbytes,
+    fetch_limit,
+    flat_task_group,
+    run_bounded,
+    settle,
+)
+from zarr.core.chunk_utils import ChunkTransform, decode_and_scatter_chunk, scatter_chunk
+from zarr.core.dtype.common import HasItemSize
+from zarr.storage._common import StorePath
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from concurrent.futures import Executor
+
+    from zarr.abc.codec import Codec, CodecPipeline, GetResult
+    from zarr.abc.store import ByteGetter
+    from zarr.core._bounded import ReadGroup
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, NDBuffer
+    from zarr.core.indexing import SelectorTuple
+
+type ChunkRead = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
+"""One element of the `batch_info` of `CodecPipeline.read`."""
+
+MAX_BYTES_UNDECODED = 32 << 20
+"""Encoded bytes that may wait for a worker thread before reading on is held back."""
+
+
+@asynccontextmanager
+async def fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncIterator[AsyncIterator[ReadGroup]]:
+    """Fetch the encoded bytes of each chunk of `batch`, as `Store.get_many` does.
+
+    One `get_many` serves the batch if all of it comes from one store, through `StorePath`, with
+    one prototype. Otherwise each byte getter is asked by itself.
+    """
+    prototype = batch[0][1].prototype
+    paths = [getter for getter, *_ in batch if type(getter) is StorePath]
+    if (
+        len(paths) == len(batch)
+        and isinstance(store := paths[0].store, Store)  # type: ignore[redundant-expr]
+        and all(path.store is store for path in paths)
+        and all(spec.prototype == prototype for _, spec, *_ in batch)
+    ):
+        fetched = store.get_many([path.path for path in paths], prototype=prototype)
+    else:
+        fetched = _fetch_each(batch)
+    token = expected_nbytes.set(_largest_chunk(batch))
+    try:
+        async with closing_groups(fetched) as groups:
+            yield groups
+    finally:
+        expected_nbytes.reset(token)
+
+
+def _largest_chunk(batch: Sequence[ChunkRead]) -> int | None:
+    """The size in bytes of the largest chunk, decoded, or `None` if the data type has no size."""
+    specs = {id(spec): spec for _, spec, *_ in batch}.values()
+    sizes = [
+        prod(spec.shape) * spec.dtype.item_size
+        for spec in specs
+        if isinstance(spec.dtype, HasItemSize)
+    ]
+    return max(sizes) if len(sizes) == len(specs) else None
+
+
+async def _fetch_each(batch: Sequence[ChunkRead]) -> AsyncIterator[ReadGroup]:
+    def fetch(index: int, getter: ByteGetter, spec: ArraySpec) -> Fetch:
+        async def run() -> ReadGroup:
+            return ((index, await getter.get(prototype=spec.prototype)),)
+
+        return Fetch(run, None)
+
+    fetches = (fetch(index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
+    if all(isinstance(g, SyncByteGetter) and not isinstance(g, StorePath) for g, *_ in batch):
+        # The inner chunks of a shard: their bytes are in memory already.
+        yield [result for fetch_ in fetches for result in await fetch_.run()]
+        return
+    async with closing_groups(run_bounded(fetches, limit=fetch_limit())) as groups:
+        async for group in groups:
+            yield group
+
+
+def bulk_transform(codecs: Iterable[Codec]) -> ChunkTransform | None:
+    """The codec chain as a function that a worker thread can run, or `None` if it has none.
+
+    A codec qualifies if its synchronous decoding is what its `decode` comes down to. One that
+    overrides `decode` or `_decode_single` further down the class hierarchy means something else
+    by it; one whose chunks hold chunks again (`_sync_capable`) has a codec pipeline of its own;
+    and `ChunkTransform` resolves metadata through array-to-array codecs alone.
+    """
+    codecs = tuple(codecs)
+    return ChunkTransform(codecs=codecs) if all(map(_decodes_in_bulk, codecs)) else None
+
+
+def _decodes_in_bulk(codec: Codec) -> bool:
+    cls = type(codec)
+    if not _codec_supports_sync(codec) or hasattr(cls, "_sync_capable"):
+        return False
+    if not isinstance(codec, ArrayArrayCodec) and (
+        cls.resolve_metadata is not BaseCodec.resolve_metadata
+    ):
+        return False
+    return _depth(cls, "_decode_sync") <= min(_depth(cls, "_decode_single"), _depth(cls, "decode"))
+
+
+def _depth(cls: type, name: str) -> int:
+    """How many steps up the ancestry of `cls` the definition of `name` stands."""
+    return next(depth for depth, base in enumerate(cls.__mro__) if name in vars(base))
+
+
+async def decode_in_threads(
+    batch: Sequence[ChunkRead],
+    out: NDBuffer,
+    drop_axes: tuple[int, ...],
+    transform: ChunkTransform,
+    *,
+    executor: Executor | None,
+    workers: int,
+) -> tuple[GetResult, ...]:
+    """Read the chunks of `batch` into `out`, decoding on up to `workers` threads.
+
+    Parameters
+    ----------
+    batch, out, drop_axes
+        As for `CodecPipeline.read`.
+    transform
+        Decodes a chunk.
+    executor
+        Where the threads come from; `None` for the default executor of the event loop.
+    workers
+        How many threads decode at once.
+
+    Returns
+    -------
+    tuple[GetResult, ...]
+        Whether each chunk was there, in the order of `batch`.
+    """
+    results: list[GetResult | None] = [None] * len(batch)
+
+    def decode(index: int, value: Buffer | None) -> None:
+        _, spec, chunk_selection, out_selection, _ = batch[index]
+        results[index] = decode_and_scatter_chunk(
+            value,
+            out,
+            chunk_spec=spec,
+            chunk_selection=chunk_selection,
+            out_selection=out_selection,
+            drop_axes=drop_axes,
+            decode=transform.decode_chunk,
+        )
+
+    async with flat_task_group() as tasks, fetch_chunks(batch) as groups:
+        decoders = _Decoders(decode, tasks, executor, workers)
+        async for group in groups:
+            decoders.put(group)
+            await decoders.room()
+    return _complete(results)
+
+
+class _Decoders:
+    """Worker threads that decode what `put` hands them, and stop when nothing is left.
+
+    A thread that finds the queue empty ends; the next `put` starts another. All of them are
+    tasks of `tasks`, which ends when they have.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[int, Buffer | None], None],
+        tasks: asyncio.TaskGroup,
+        executor: Executor | None,
+        workers: int,
+    ) -> None:
+        self._decode = decode
+        self._tasks = tasks
+        self._executor = executor
+        self._idle = workers
+        self._queue: deque[tuple[int, Buffer | None]] = deque()
+        self._stopped = False
+        self._waiting_bytes = 0
+        self._lock = Lock()
+        self._loop = asyncio.get_running_loop()
+        self._has_room = asyncio.Event()
+
+    def put(self, group: ReadGroup) -> None:
+        with self._lock:
+            self._waiting_bytes += sum(len(value) for _, value in group if value is not None)
+        self._queue.extend(group)
+        for _ in range(min(self._idle, len(self._queue))):
+            self._idle -= 1
+            self._tasks.create_task(self._run())
+
+    async def room(self) -> None:
+        """Wait until few enough bytes are waiting to be decoded."""
+        while self._waiting_bytes > MAX_BYTES_UNDECODED:
+            self._has_room.clear()
+            if self._waiting_bytes > MAX_BYTES_UNDECODED:
+                await self._has_room.wait()
+
+    async def _run(self) -> None:
+        while self._queue and not self._stopped:
+            context = copy_context()
+            thread = self._loop.run_in_executor(self._executor, context.run, self._work_through)
+            try:
+                await asyncio.wait([thread])
+                thread.result()
+            except BaseException:
+                # A thread can't be cancelled. It writes to the output: wait for its last chunk.
+                self._stopped = True
+                await settle(thread)
+                raise
+        self._idle += 1
+
+    def _work_through(self) -> None:
+        while not self._stopped:
+            try:
+                index, value = self._queue.popleft()
+            except IndexError:
+                return
+            if value is not None:
+                self._take(len(value))
+            self._decode(index, value)
+
+    def _take(self, nbytes: int) -> None:
+        with self._lock:
+            before = self._waiting_bytes
+            self._waiting_bytes -= nbytes
+        if before > MAX_BYTES_UNDECODED >= before - nbytes:
+            self._loop.call_soon_threadsafe(self._has_room.set)
+
+
+async def decode_in_batches(
+    batch: Sequence[ChunkRead],
+    out: NDBuffer,
+    drop_axes: tuple[int, ...],
+    pipeline: CodecPipeline,
+    *,
+    batch_size: int,
+) -> tuple[GetResult, ...]:
+    """Read the chunks of `batch` into `out`, decoding `batch_size` at a time as they arrive.
+
+    For codecs whose decoding is asynchronous, or is defined for batches: `pipeline.decode` gets
+    them. `async.concurrency` limits how many batches are decoded at once.
+
+    Parameters
+    ----------
+    batch, out, drop_axes
+        As for `CodecPipeline.read`.
+    pipeline
+        Decodes the chunks.
+    batch_size
+        How many chunks `pipeline.decode` gets at once.
+
+    Returns
+    -------
+    tuple[GetResult, ...]
+        Whether each chunk was there, in the order of `batch`.
+    """
+    results: list[GetResult | None] = [None] * len(batch)
+    slots = asyncio.Semaphore(fetch_limit())
+
+    async def decode(arrived: list[tuple[int, Buffer | None]]) -> None:
+        try:
+            decoded = await pipeline.decode([(value, batch[index][1]) for index, value in arrived])
+        finally:
+            slots.release()
+        for (index, _), chunk in zip(arrived, decoded, strict=True):
+            _, spec, chunk_selection, out_selection, _ = batch[index]
+            results[index] = scatter_chunk(
+                None if chunk is None else chunk[chunk_selection],
+                out,
+                chunk_spec=spec,
+                out_selection=out_selection,
+                drop_axes=drop_axes,
+            )
+
+    async with flat_task_group() as tasks, fetch_chunks(batch) as groups:
+        waiting: list[tuple[int, Buffer | None]] = []
+        async for group in groups:
+            waiting.extend(group)
+            while len(waiting) >= batch_size:
+                await slots.acquire()
+                tasks.create_task(decode(waiting[:batch_size]))
+                del waiting[:batch_size]
+        if waiting:
+            await slots.acquire()
+            tasks.create_task(decode(waiting))
+    return _complete(results)
+
+
+def _complete(results: Sequence[GetResult | None]) -> tuple[GetResult, ...]:
+    """Check that the store reported on every chunk: one that it forgot is not a missing one."""
+    complete = tuple(result for result in results if result is not None)
+    if len(complete) != len(results):
+        forgotten = [index for index, result in enumerate(results) if result is None]
+        raise RuntimeError(
+            f"The store's get_many did not report on {len(forgotten)} of {len(results)} requests, "
+            f"the first of them number {forgotten[0]}."
+        )
+    return complete

@@ -1,0 +1,65 @@
+"""Both pipelines read whole chunks with one `get_many`, see `zarr.core._chunk_reads`."""
+
+from __future__ import annotations
+
+from itertools import batched, chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+async def _async_read_fallback(
+    pipeline: CodecPipeline,
+    batch: list[tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]],
+    out: NDBuffer,
+    drop_axes: tuple[int, ...],
+) -> tuple[GetResult, ...]:
+    """Read whole chunks: fetch them with one request, decode and scatter as bytes arrive.
+
+    Where every codec can decode synchronously, worker threads do so: those of the event loop
+    for `BatchedCodecPipeline`, those of `codec_pipeline.max_workers` for `FusedCodecPipeline`.
+    Otherwise `pipeline.decode` gets the chunks in batches.
+    """
+    # Local import: zarr.core._chunk_reads imports zarr.storage, which leads back here.
+    from zarr.core._chunk_reads import bulk_transform, decode_in_batches, decode_in_threads
+
+    transform = executor = None
+    workers = config.get("threading.max_workers") or os.cpu_count() or 1
+    if isinstance(pipeline, FusedCodecPipeline):
+        transform, workers = pipeline.sync_transform, _resolve_max_workers()
+        executor = _get_pool(workers)
+    elif isinstance(pipeline, BatchedCodecPipeline) and not (
+        _overrides(pipeline, "decode") or _overrides(pipeline, "decode_batch")
+    ):
+        transform = bulk_transform(pipeline)
+    if transform is None:
+        size = getattr(pipeline, "batch_size", 1)
+        return await decode_in_batches(batch, out, drop_axes, pipeline, batch_size=size)
+    return await decode_in_threads(
+        batch, out, drop_axes, transform, executor=executor, workers=workers
+    )
+
+
+# overlay: after _async_read_fallback
+def _overrides(pipeline: BatchedCodecPipeline, method: str) -> bool:
+    """Whether the class of `pipeline` has a `method` other than that of `BatchedCodecPipeline`."""
+    return getattr(type(pipeline), method) is not getattr(BatchedCodecPipeline, method)
+
+
+class BatchedCodecPipeline:
+    async def read(
+        self,
+        batch_info: Iterable[tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]],
+        out: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> tuple[GetResult, ...]:
+        batch = list(batch_info)
+        if not batch:
+            return ()
+        if not self.supports_partial_decode and not _overrides(self, "read_batch"):
+            # `batch_size` governs decoding alone: what is fetched is asked for in one go.
+            return await _async_read_fallback(self, batch, out, drop_axes)
+        parts = [(part, out, drop_axes) for part in batched(batch, self.batch_size)]
+        results = await concurrent_map(parts, self.read_batch, config.get("async.concurrency"))
+        return tuple(chain.from_iterable(results))
