@@ -6,12 +6,14 @@ from itertools import batched, chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from zarr.core._chunk_reads import ChunkRead
 
 
 async def _async_read_fallback(
     pipeline: CodecPipeline,
-    batch: list[tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]],
+    batch: Sequence[ChunkRead],
     out: NDBuffer,
     drop_axes: tuple[int, ...],
 ) -> tuple[GetResult, ...]:
@@ -50,7 +52,7 @@ def _overrides(pipeline: BatchedCodecPipeline, method: str) -> bool:
 class BatchedCodecPipeline:
     async def read(
         self,
-        batch_info: Iterable[tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]],
+        batch_info: Iterable[ChunkRead],
         out: NDBuffer,
         drop_axes: tuple[int, ...] = (),
     ) -> tuple[GetResult, ...]:

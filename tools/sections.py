@@ -1,0 +1,308 @@
+"""The sections of a test run, one after the other, and the table at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+from tools import children, covered, suite
+from tools.environment import BUILD, ROOT, SetupError
+from tools.outcomes import Outcomes, function, parted, total
+from tools.overlay.problems import OverlayError
+from tools.overlay.project import Project
+from tools.selection import UPSTREAM, parse
+from tools.session import Report, Session
+from tools.test import SECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from tools.environment import Environment
+
+OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
+PROVENANCE = ROOT.parent / "shared" / "tools" / "provenance.py"
+
+
+def lint(session: Session, report: Report) -> None:
+    """Run ruff."""
+    for title, *command in (("ruff check", "check"), ("ruff format", "format", "--check")):
+        session.check(report, f"{title}, this checkout", "-m", "ruff", *command, ".")
+        session.check(
+            report,
+            f"{title}, the merged modules as upstream wants them",
+            *("-m", "ruff", *command, "--no-cache", *session.modules),
+            cwd=session.workplace,
+        )
+
+
+def types(session: Session, report: Report) -> None:
+    """Run mypy."""
+    cache = f"--cache-dir={BUILD / 'cache' / 'mypy'}"
+    settings = f"--config-file={session.workplace / 'pyproject.toml'}"
+    session.check(report, "mypy, tools", "-m", "mypy", cache)
+    session.check(
+        report,
+        "mypy, the merged modules as upstream wants them",
+        # What is wrong in modules that the overlay does not touch is upstream's affair.
+        *("-m", "mypy", f"{cache}-merged", "--follow-imports=silent", *session.modules),
+        cwd=session.workplace,
+    )
+    session.check(
+        report,
+        "mypy, the fork's tests as upstream wants them",
+        *("-m", "mypy", f"{cache}-tests", "--follow-imports=silent", settings, "tests"),
+    )
+
+
+def fork(session: Session, report: Report) -> None:
+    """Run the fork's tests; where they are all run, measure what they cover."""
+    if session.selection:
+        arguments = session.selection.arguments("fork", OWN_TESTS["fork"])
+        outcomes = session.pytest(report, *arguments, cwd=ROOT, workers=session.workers)
+    else:
+        data = BUILD / "coverage" / "data"
+        data.parent.mkdir(parents=True, exist_ok=True)
+        for old in data.parent.glob("data*"):
+            old.unlink()
+        outcomes = session.pytest(
+            report,
+            *OWN_TESTS["fork"],
+            cwd=ROOT,
+            under=("coverage", "run", "--parallel-mode", "-m"),
+            COVERAGE_FILE=str(data),
+        )
+        _cover(session, report, data)
+    _tell_failures(report, outcomes)
+
+
+def _cover(session: Session, report: Report, data: Path) -> None:
+    result, log = data.with_name("report.json"), data.with_name("log.txt")
+    variables = session.environment.variables(COVERAGE_FILE=str(data))
+    for command in (["combine", "-q"], ["json", "-q", "-o", str(result)]):
+        if children.run(
+            [session.environment.python, "-m", "coverage", *command],
+            cwd=ROOT,
+            env=variables,
+            log=log,
+        ):
+            report.fail(f"coverage {command[0]}: {log.read_text().strip()}")
+            return
+    files = {
+        (ROOT / name).resolve(): file
+        for name, file in json.loads(result.read_text())["files"].items()
+    }
+    rows = covered.measure_all(session.plan, session.environment.packages.resolve(), files)
+    print("\nCovered by the fork's tests, of what the overlay adds and replaces:\n")
+    print("\n".join(covered.table(rows)), flush=True)
+    overlay = covered.Covered.total("the overlay", rows)
+    if not overlay.enough():
+        report.fail(f"they cover less than {covered.REQUIRED}% of the overlay")
+
+
+def tools(session: Session, report: Report) -> None:
+    """Run the tests of what is not installed."""
+    folders = [f for f in OWN_TESTS["tools"] if any((ROOT / f).rglob("test_*.py"))]
+    arguments = session.selection.arguments("tools", folders)
+    _tell_failures(report, session.pytest(report, *arguments, cwd=ROOT))
+
+
+def upstream(session: Session, report: Report) -> None:
+    """Run upstream's suite on the fork, and compare it with what the release does."""
+    outcomes = _run_suite(session, report, session.workplace, session.environment)
+    added = suite.added_tests(session.plan.definitions("adds"))
+    _, new = parted(outcomes, lambda test: function(test) in added)
+    if new:
+        report.notes.append(f"{len(new)} of these tests are added by the fork")
+    if session.stock:
+        _compare_with_stock(session, report, outcomes)
+        return
+    _tell_failures(report, outcomes)
+    if session.selection:
+        return
+    release = session.project.pinned
+    expected = session.record.expected(release, session.pipeline, session.python)
+    if expected is None:
+        report.notes.append("what the release does was not recorded: --stock compares with it")
+    elif differences := suite.against_record(outcomes, added, expected):
+        report.fail(*differences)
+    else:
+        report.notes.append(f"all others do what they do on zarr {release}")
+
+
+def _compare_with_stock(session: Session, report: Report, outcomes: Outcomes) -> None:
+    """Run the suite on the release, and compare test by test."""
+    other = session.environment.beside("stock")
+    release = f"zarr[{suite.EXTRAS}]=={session.project.pinned}"
+    session.install_zarr(other, "the release", release)
+    on_release = Report("upstream")
+    stock = _run_suite(session, on_release, suite.workplace(session.sdist, other), other)
+    if counts := on_release.counts:
+        report.notes.append(
+            f'on the release: "{session.python}" = {{ passed = {counts.passed}, '
+            f"skipped = {counts.skipped}, xfailed = {counts.xfailed} }}, {counts.failed} failed"
+        )
+    if not on_release.good:
+        report.fail("on the release:", *on_release.notes)
+    if differences := suite.against_stock(outcomes, stock):
+        report.fail("tests that fail or are skipped on the fork alone:", *differences)
+    else:
+        report.notes.append("no test fails or is skipped on the fork alone")
+
+
+def _run_suite(session: Session, report: Report, place: Path, environment: Environment) -> Outcomes:
+    return session.pytest(
+        report,
+        *session.selection.arguments(UPSTREAM, suite.WHOLE),
+        *_deselected(session, report, in_docs=False),
+        cwd=place,
+        environment=environment,
+        workers=session.workers,
+        # One of upstream's profiles, which draws the same examples every time.
+        HYPOTHESIS_PROFILE=os.environ.get("HYPOTHESIS_PROFILE", "ci"),
+        ZARR_CODEC_PIPELINE__PATH=suite.PIPELINES[session.pipeline],
+    )
+
+
+def docs(session: Session, report: Report) -> None:
+    """Run the examples in upstream's documentation, and in the docstrings of the installed fork."""
+    outcomes = session.pytest(
+        report,
+        *suite.DOCUMENTATION,
+        f"--ignore={session.environment.packages / 'zarr' / '_cli'}",
+        *_deselected(session, report, in_docs=True),
+        *session.selection.options,
+        cwd=session.workplace,
+        workers=session.workers,
+    )
+    _tell_failures(report, outcomes)
+
+
+def provenance(session: Session, report: Report) -> None:
+    """Look for text of upstream's in this repository."""
+    session.check(report, "text of upstream's", PROVENANCE, session.sdist, "--repo", ROOT)
+
+
+RUN: dict[str, Callable[[Session, Report], None]] = {
+    "lint": lint,
+    "types": types,
+    "fork": fork,
+    "tools": tools,
+    "upstream": upstream,
+    "docs": docs,
+    "provenance": provenance,
+}
+
+
+def run(
+    environment: Environment,
+    *,
+    sections: Sequence[str],
+    arguments: Sequence[str],
+    stock: bool,
+    pipeline: str,
+    workers: int | None,
+) -> int:
+    """Run the sections.
+
+    Parameters
+    ----------
+    environment : Environment
+        The environment that this program runs in; the fork is installed there.
+    sections : Sequence of str
+        Which ones; all that have something to do if empty.
+    arguments : Sequence of str
+        The arguments for pytest.
+    stock : bool
+        Whether to run upstream's suite on the release too.
+    pipeline : str
+        The codec pipeline for upstream's suite, `batched` or `fused`.
+    workers : int or None
+        How many processes share upstream's tests; `None` to choose.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    began = time.monotonic()
+    project = Project()
+    selection = parse(arguments, OWN_TESTS, lambda: suite.unpacked(project))
+    if workers is None:
+        workers = 0 if selection else len(os.sched_getaffinity(0))
+    session = Session(environment, selection, stock, pipeline, workers, project)
+    reports = [_section("install", lambda session, _: session.install(), session)]
+    for name in sections or session.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
+        if name == "provenance" and not PROVENANCE.exists():
+            continue
+        if reports[0].good:
+            reports.append(_section(name, RUN[name], session))
+        else:
+            reports.append(Report(name, good=False, notes=["not run"]))
+    return summary(reports, time.monotonic() - began)
+
+
+def _section(name: str, work: Callable[[Session, Report], None], session: Session) -> Report:
+    what = SECTIONS.get(name, "what is tested, and what it is tested with")
+    print(f"\n==== {name}: {what}\n", flush=True)
+    report = Report(name)
+    began = time.monotonic()
+    try:
+        work(session, report)
+    except (OverlayError, SetupError) as error:
+        print(error, flush=True)
+        report.fail(str(error).partition("\n")[0])
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _deselected(session: Session, report: Report, *, in_docs: bool) -> list[str]:
+    """Return the arguments that leave out what the record names, and say so where it would run."""
+    named = session.record.deselected(session.pipeline)
+    report.notes.extend(
+        f"not run: {test}: {reason}"
+        for test, reason in named.items()
+        if test.startswith(suite.DOCUMENTATION[0]) is in_docs
+    )
+    return [f"--deselect={test}" for test in named]
+
+
+def _tell_failures(report: Report, outcomes: Outcomes) -> None:
+    failed = [test for test, outcome in outcomes.items() if outcome == "failed"]
+    if failed:
+        more = len(failed) - 20
+        report.fail(*failed[:20], *([f"and {more} more"] if more > 0 else []))
+
+
+def summary(reports: Sequence[Report], seconds: float) -> int:
+    """Print the table, and as the last line the counts of all tests.
+
+    Parameters
+    ----------
+    reports : Sequence of Report
+        What became of each section.
+    seconds : float
+        How long all of it took.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    print("\n==== summary\n")
+    print(f"{'':12}{'':8}{'passed':>8}{'failed':>8}{'skipped':>9}{'xfailed':>9}{'seconds':>9}")
+    for report in reports:
+        numbers = ""
+        if counts := report.counts:
+            numbers = f"{counts.passed:8}{counts.failed:8}{counts.skipped:9}{counts.xfailed:9}"
+        verdict = "good" if report.good else "FAILED"
+        print(f"{report.name:12}{verdict:8}{numbers:34}{report.seconds:9.0f}")
+        for note in report.notes:
+            print(f"{'':12}{note}")
+    counts = total(report.counts for report in reports if report.counts)
+    good = all(report.good for report in reports)
+    print(f"\n{'good' if good else 'FAILED'}, in {seconds:.0f} s\n")
+    print(f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped", flush=True)
+    return not good

@@ -1,0 +1,127 @@
+"""Which tests the arguments of `tools/test.py` select: the fork's, upstream's, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tools.environment import ROOT, SetupError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+UPSTREAM = "upstream"
+
+# Options of pytest after which comes something that may look like a path and is none that selects.
+_TAKES_VALUE = {"-k", "-m", "-p", "-o", "-c", "-W", "-r", "--deselect", "--ignore", "--confcutdir"}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is selected; false where everything is."""
+
+    options: tuple[str, ...] = ()
+    """The arguments that are not paths, for every section."""
+    paths: Mapping[str, list[str]] = field(default_factory=dict)
+    """By section, the tests that the other arguments select; empty where there were none."""
+
+    def __bool__(self) -> bool:
+        return bool(self.options or self.paths)
+
+    def sections(self, everywhere: Sequence[str]) -> Sequence[str]:
+        """Return the sections that have something to do.
+
+        Parameters
+        ----------
+        everywhere : Sequence of str
+            The sections that options alone apply to.
+
+        Returns
+        -------
+        Sequence of str
+            The sections; none where nothing was selected, so that all have.
+        """
+        return list(self.paths) or (everywhere if self.options else ())
+
+    def arguments(self, section: str, otherwise: Sequence[str]) -> list[str]:
+        """Return the arguments of pytest in a section.
+
+        Parameters
+        ----------
+        section : str
+            The section.
+        otherwise : Sequence of str
+            What it runs where no paths are selected.
+
+        Returns
+        -------
+        list of str
+            The arguments.
+        """
+        return [*self.paths.get(section, otherwise), *self.options]
+
+
+def parse(
+    arguments: Sequence[str],
+    own: Mapping[str, Sequence[str]],
+    sdist: Callable[[], Path],
+    *,
+    root: Path = ROOT,
+) -> Selection:
+    """Sort the arguments.
+
+    Parameters
+    ----------
+    arguments : Sequence of str
+        Arguments of pytest: options, paths and test ids.
+    own : Mapping
+        By section, the folders with tests in this checkout.
+    sdist : callable
+        Returns the folder with upstream's source distribution; called only if there are paths.
+    root : Path
+        This checkout.
+
+    Returns
+    -------
+    Selection
+        What they select.
+
+    Raises
+    ------
+    SetupError
+        If a path is neither here nor there.
+    """
+    options: list[str] = []
+    paths: dict[str, list[str]] = {}
+    previous = ""
+    for argument in arguments:
+        if argument.startswith("-") or previous in _TAKES_VALUE or not _is_path(argument, root):
+            options.append(argument)
+        else:
+            places = [
+                section
+                for section, folders in own.items()
+                if argument.startswith(tuple(folders)) and _holds(root, argument)
+            ]
+            if _holds(sdist(), argument):
+                places.append(UPSTREAM)
+            if not places:
+                raise SetupError(f"{argument} is neither among the tests here nor among upstream's")
+            for section in places:
+                paths.setdefault(section, []).append(argument)
+        previous = argument
+    return Selection(tuple(options), paths)
+
+
+def _is_path(argument: str, root: Path) -> bool:
+    return "/" in argument or ".py" in argument or (root / argument).exists()
+
+
+def _holds(root: Path, argument: str) -> bool:
+    """Tell whether there is such a file and, for the id of a test, whether it speaks of it."""
+    name, *inside = argument.split("::")
+    path = root / name
+    if not inside:
+        return path.exists()
+    return path.is_file() and inside[0].partition("[")[0] in path.read_text()

@@ -1,0 +1,175 @@
+"""One test run: what it tests, in which places, and how it runs pytest and other programs there."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from tools import children, covered, suite
+from tools.environment import BUILD, ROOT
+from tools.outcomes import Counts, Outcomes, read
+from tools.overlay.project import Project
+from tools.overlay.upstream import at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tools.environment import Environment
+    from tools.overlay.tree import Plan
+    from tools.overlay.upstream import Release
+    from tools.selection import Selection
+
+FORK_IS_BUILT_FROM = (
+    "src",
+    "tools/overlay",
+    "tools/build_hook.py",
+    "pyproject.toml",
+    "overlay.lock",
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a section."""
+
+    name: str
+    good: bool = True
+    counts: Counts | None = None
+    """Of its tests, where it has any."""
+    seconds: float = 0
+    notes: list[str] = field(default_factory=list)
+    """Lines for the table at the end."""
+
+    def fail(self, *notes: str) -> None:
+        """Note what is wrong."""
+        self.good = False
+        self.notes.extend(notes)
+
+
+@dataclass
+class Session:
+    """One test run."""
+
+    environment: Environment
+    selection: Selection
+    stock: bool
+    pipeline: str
+    workers: int
+    project: Project = field(default_factory=Project)
+
+    @cached_property
+    def sdist(self) -> Path:
+        """Upstream's source distribution, unpacked."""
+        return suite.unpacked(self.project)
+
+    @cached_property
+    def release(self) -> Release:
+        """The release that the overlay is merged into."""
+        return at(self.sdist, unpack_into=self.project.downloads)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the overlay makes of the package."""
+        return self.project.plan(self.release)
+
+    @cached_property
+    def modules(self) -> list[str]:
+        """The modules that the overlay touches, as they lie in a workplace."""
+        return [f"src/{path}" for path in sorted(covered.modules(self.plan))]
+
+    @cached_property
+    def workplace(self) -> Path:
+        """Where upstream's tests and tools run on the fork."""
+        documents = self.project.plans(self.release)[1:]
+        return suite.workplace(self.sdist, self.environment, documents)
+
+    @cached_property
+    def record(self) -> suite.Record:
+        """What is known of the release's suite."""
+        return suite.Record.load()
+
+    @property
+    def python(self) -> str:
+        """The version of Python, `3.12`."""
+        return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+    def install(self) -> None:
+        """Install the fork the way that its users do, and what its tests and upstream's need."""
+        made_of = [ROOT / name for name in FORK_IS_BUILT_FROM]
+        self.install_zarr(self.environment, "the fork", f"{ROOT}[{suite.EXTRAS}]", made_of)
+
+    def install_zarr(
+        self, environment: Environment, what: str, zarr: str, made_of: Sequence[Path] = ()
+    ) -> None:
+        """Install a zarr and what upstream's tests need, and show which one is imported there."""
+        environment.install("upstream's test requirements", suite.requirements(self.sdist))
+        environment.install(what, [zarr], made_of=made_of)
+        seen = "import zarr; print('zarr', zarr.__version__, 'in', zarr.__path__[0])"
+        children.run([environment.python, "-c", seen], cwd=BUILD, env=environment.variables())
+
+    def check(self, report: Report, title: str, *command: str | Path, cwd: Path = ROOT) -> None:
+        """Run a program that says by its exit status whether all is well."""
+        print(f"-- {title}", flush=True)
+        command = (self.environment.python, *command)
+        if children.run(command, cwd=cwd, env=self.environment.variables()):
+            report.fail(title)
+
+    def pytest(
+        self,
+        report: Report,
+        *arguments: str,
+        cwd: Path,
+        environment: Environment | None = None,
+        under: Sequence[str] = (),
+        workers: int = 0,
+        **variables: str,
+    ) -> Outcomes:
+        """Run pytest.
+
+        Parameters
+        ----------
+        report : Report
+            Takes the counts, and a note where pytest could not run to its end.
+        *arguments : str
+            Its arguments.
+        cwd : Path
+            The folder to run it in.
+        environment : Environment, optional
+            The environment to run it in, if it is another than that of the fork.
+        under : Sequence of str
+            Modules and arguments to run it under: `coverage run -m`.
+        workers : int
+            How many processes share the tests.
+        **variables : str
+            Environment variables.
+
+        Returns
+        -------
+        Outcomes
+            What became of each test.
+        """
+        environment = environment or self.environment
+        name = f"{report.name}-{environment.path.name}"
+        log = BUILD / "reports" / f"{name}.jsonl"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+        share = ["-n", str(workers)] if workers else []
+        command: list[str | Path] = [
+            environment.python,
+            *("-m", *under, "pytest", *arguments, *share),
+            *("-q", "-rfE", "--durations=5", f"--report-log={log}"),
+            *("-o", f"cache_dir={BUILD / 'cache' / name}"),
+        ]
+        status = children.run(command, cwd=cwd, env=environment.variables(**variables))
+        outcomes = read(log)
+        report.counts = Counts.of(outcomes)
+        if status == 5 and self.selection:
+            print("nothing here is selected")
+        elif status not in (0, 1):
+            report.fail(f"pytest ended with status {status}")
+        elif status == 1 and not report.counts.failed:
+            report.fail("pytest says that something failed")
+        return outcomes
