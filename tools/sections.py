@@ -74,7 +74,8 @@ def fork(session: Session, report: Report) -> None:
             under=("coverage", "run", "--parallel-mode", "-m"),
             COVERAGE_FILE=str(data),
         )
-        _cover(session, report, data)
+        if report.good:
+            _cover(session, report, data)
     _tell_failures(report, outcomes)
 
 

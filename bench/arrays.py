@@ -1,0 +1,95 @@
+"""The arrays that are read, made with the released zarr. Runs in a measured environment.
+
+build/demo-stock/bin/python bench/arrays.py DATA field 2048 64
+build/demo-stock/bin/python bench/arrays.py DATA large
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
+
+import numpy as np
+
+import zarr
+from zarr.codecs import ZstdCodec
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.references import pack
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGE_CHUNKS = 64
+LARGE_CHUNK_SHAPE = (2048, 2048)
+"""16 MiB of float32."""
+
+
+def terrain(size: int) -> NDArray[np.int32]:
+    """Heights in centimetres, as a survey has them: hills on hills, and some noise."""
+    random = np.random.default_rng(1758)
+    at = np.linspace(0, 1, size)
+    heights = np.zeros((size, size))
+    for octave in range(1, 9):
+        knots = np.linspace(0, 1, 2**octave + 1)
+        peaks = random.normal(size=(knots.size, knots.size))
+        across = np.stack([np.interp(at, knots, row) for row in peaks])
+        lower = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, knots.size - 2)
+        share = (at - knots[lower]) / (knots[1] - knots[0])
+        heights += ((1 - share)[:, None] * across[lower] + share[:, None] * across[lower + 1]) / (
+            2**octave
+        )
+    noise = random.normal(scale=5, size=heights.shape)
+    return np.rint(heights * 100_000 + noise).astype(np.int32)
+
+
+def write_field(folder: Path, size: int, chunk: int) -> None:
+    """The terrain as a zarr array, in a ZIP archive, and as references into one file."""
+    array = zarr.create_array(
+        folder / "array.zarr",
+        shape=(size, size),
+        chunks=(chunk, chunk),
+        dtype="int32",
+        compressors=ZstdCodec(level=3),
+    )
+    array[:] = terrain(size)
+    pack(folder / "array.zarr", folder / "packed.bin", folder / "references.json")
+    with ZipFile(folder / "array.zip", "w") as archive:
+        for file in (folder / "array.zarr").rglob("*"):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder / "array.zarr"))
+
+
+def write_large(folder: Path) -> None:
+    """1 GiB of measurements with noise in them, which compress a little, in chunks of 16 MiB."""
+    height, width = LARGE_CHUNK_SHAPE
+    array = zarr.create_array(
+        folder / "array.zarr",
+        shape=(LARGE_CHUNKS * height, width),
+        chunks=LARGE_CHUNK_SHAPE,
+        dtype="float32",
+        compressors=ZstdCodec(level=1),
+    )
+    random = np.random.default_rng(4112)
+    for row in range(0, array.shape[0], height):
+        array[row : row + height] = random.standard_normal(LARGE_CHUNK_SHAPE, dtype=np.float32)
+
+
+def main(data: str, kind: str, *numbers: str) -> None:
+    """Write the array under a name that appears only when it is whole."""
+    write: dict[str, Any] = {"field": write_field, "large": write_large}
+    folder = Path(data, "-".join((kind, *numbers)))
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    write[kind](unfinished, *map(int, numbers))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,336 @@
+"""What is measured: each case prepares a read, which is not timed, and returns it, to be timed.
+
+A new case is a function here, under `@case`. It gets a `Source`, which opens the arrays of
+`bench/arrays.py`, and runs in the environment that is measured. The programs that list the cases
+have no zarr: what a case imports from it, it imports inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.references import TEMPLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from zarr import Array
+
+type Data = Literal["field", "large"]
+
+CASES: dict[str, Case] = {}
+
+
+def tile_edge(size: int, chunk: int) -> int:
+    """The edge of the tile that is read from the middle of a square array."""
+    return min(10 * chunk, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A read that is ready to be timed."""
+
+    read: Callable[[], Any]
+    warm_up: Callable[[], object] = lambda: None  # first, and not timed
+    problems: Callable[[], list[str]] = list  # after the read: what it did that it must not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the fork has to reach. Factors are of what stock zarr takes for the same read."""
+
+    faster: float | None = None
+    requests: int | None = None
+    bytes_factor: float | None = None
+    memory_factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A read to measure."""
+
+    name: str
+    title: str
+    prepare: Callable[[Source], Trial]
+    target: Target
+    rounds: int  # reads in one process, of which the median counts
+    latency_ms: float | None  # of the server; None: what the user asks for
+    data: Data | None  # the array that it reads, where that is not one of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a case reads from: a folder of arrays, and the server that serves it."""
+
+    data: Path
+    url: str
+    size: int
+    chunk: int
+
+    @property
+    def field(self) -> str:
+        return f"field-{self.size}-{self.chunk}"
+
+    @property
+    def tile(self) -> tuple[slice, slice]:
+        """A square in the middle, of ten chunks by ten, that does not keep to their borders."""
+        edge = tile_edge(self.size, self.chunk)
+        start = max(0, (self.size - edge) // 2 - self.chunk // 3)
+        return (slice(start, start + edge),) * 2
+
+    @property
+    def one_chunk(self) -> tuple[slice, slice]:
+        return (slice(0, self.chunk),) * 2
+
+    def local(self) -> Array[Any]:
+        return _open(self.data / self.field / "array.zarr")
+
+    def zipped(self) -> Array[Any]:
+        from zarr.storage import ZipStore
+
+        return _open(ZipStore(self.data / self.field / "array.zip", mode="r"))
+
+    def memory(self) -> Array[Any]:
+        from zarr.storage import MemoryStore
+
+        folder = self.data / self.field / "array.zarr"
+        return _open(MemoryStore(_buffers(folder)))
+
+    def http(self, name: str | None = None) -> Array[Any]:
+        from zarr.storage import FsspecStore
+
+        url = f"{self.url}/{name or self.field}/array.zarr"
+        return _open(FsspecStore.from_url(url, {"skip_instance_cache": True}, read_only=True))
+
+    def object_store(self) -> Array[Any]:
+        from obstore.store import HTTPStore
+
+        from zarr.storage import ObjectStore
+
+        url = f"{self.url}/{self.field}/array.zarr"
+        http = HTTPStore.from_url(url, client_options={"allow_http": True})
+        return _open(ObjectStore(http, read_only=True))
+
+    def references(self) -> Array[Any]:
+        import fsspec
+
+        from zarr.storage import FsspecStore
+
+        fs = fsspec.filesystem(
+            "reference",
+            fo=str(self.data / self.field / "references.json"),
+            template_overrides={TEMPLATE: f"{self.url}/{self.field}/packed.bin"},
+            remote_protocol="http",
+            remote_options={"asynchronous": True, "skip_instance_cache": True},
+            asynchronous=True,
+        )
+        return _open(FsspecStore(fs, read_only=True, path=""))
+
+
+def reading(array: Array[Any], selection: Any = ...) -> Trial:
+    """A read of a process that has read before: its imports, its threads, its connection are there."""
+    one_chunk = tuple(slice(0, edge) for edge in array.chunks)
+    return Trial(lambda: array[selection], warm_up=lambda: array[one_chunk])
+
+
+def _open(store: Any, **options: Any) -> Array[Any]:
+    import zarr
+
+    return zarr.open_array(store, mode="r", **options)
+
+
+def _buffers(folder: Path) -> dict[str, Any]:
+    from zarr.core.buffer import default_buffer_prototype
+
+    to_buffer = default_buffer_prototype().buffer.from_bytes
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): to_buffer(file.read_bytes()) for file in files}
+
+
+def case(
+    name: str,
+    title: str,
+    *,
+    target: Target | None = None,
+    rounds: int = 1,
+    latency_ms: float | None = None,
+    data: Data | None = "field",
+) -> Callable[[Callable[[Source], Trial]], Callable[[Source], Trial]]:
+    """Add the decorated function to the cases."""
+
+    def add(prepare: Callable[[Source], Trial]) -> Callable[[Source], Trial]:
+        CASES[name] = Case(
+            name=name,
+            title=title,
+            prepare=prepare,
+            target=target or Target(),
+            rounds=rounds,
+            latency_ms=latency_ms,
+            data=data,
+        )
+        return prepare
+
+    return add
+
+
+# --- over HTTP --------------------------------------------------------------------------------
+
+
+@case("http-whole", "whole array over HTTP", target=Target(faster=8))
+def http_whole(source: Source) -> Trial:
+    array = source.http()
+    return reading(array)
+
+
+@case(
+    "references-whole",
+    "whole array by references",
+    target=Target(faster=25, requests=8),
+)
+def references_whole(source: Source) -> Trial:
+    array = source.references()
+    return reading(array)
+
+
+@case(
+    "references-tile",
+    "{tile}x{tile} tile by references",
+    target=Target(faster=8, requests=12, bytes_factor=1.3),
+)
+def references_tile(source: Source) -> Trial:
+    array = source.references()
+    return reading(array, source.tile)
+
+
+@case("http-chunk", "one chunk over HTTP", rounds=10)
+def http_chunk(source: Source) -> Trial:
+    array = source.http()
+    return reading(array, source.one_chunk)
+
+
+@case("references-chunk", "one chunk by references", rounds=10)
+def references_chunk(source: Source) -> Trial:
+    array = source.references()
+    return reading(array, source.one_chunk)
+
+
+@case("object-store-whole", "whole array, ObjectStore over HTTP")
+def object_store_whole(source: Source) -> Trial:
+    array = source.object_store()
+    return reading(array)
+
+
+@case(
+    "large-chunks",
+    "1 GiB in chunks of 16 MiB over HTTP",
+    target=Target(memory_factor=1.15),
+    data="large",
+)
+def large_chunks(source: Source) -> Trial:
+    array = source.http("large")
+    return Trial(lambda: array[...])
+
+
+# --- on this machine --------------------------------------------------------------------------
+
+
+@case("local-whole", "whole array, LocalStore")
+def local_whole(source: Source) -> Trial:
+    array = source.local()
+    return reading(array)
+
+
+@case("memory-whole", "whole array, MemoryStore")
+def memory_whole(source: Source) -> Trial:
+    array = source.memory()
+    return reading(array)
+
+
+@case("zip-whole", "whole array, ZipStore")
+def zip_whole(source: Source) -> Trial:
+    array = source.zipped()
+    return reading(array)
+
+
+# --- what a read of one chunk costs -----------------------------------------------------------
+
+
+@case("local-latency", "one chunk, LocalStore", rounds=500)
+def local_latency(source: Source) -> Trial:
+    array = source.local()
+    return reading(array, source.one_chunk)
+
+
+@case("memory-latency", "one chunk, MemoryStore", rounds=500)
+def memory_latency(source: Source) -> Trial:
+    array = source.memory()
+    return reading(array, source.one_chunk)
+
+
+@case("http-latency", "one chunk, HTTP without latency", rounds=200, latency_ms=0)
+def http_latency(source: Source) -> Trial:
+    array = source.http()
+    return reading(array, source.one_chunk)
+
+
+# --- stores that wait or watch ----------------------------------------------------------------
+
+
+@case("latency-store", "64 chunks, LatencyStore of 50 ms", data=None)
+def latency_store(source: Source) -> Trial:
+    import numpy as np
+
+    import zarr
+    from zarr.storage import MemoryStore
+    from zarr.testing.store import LatencyStore
+
+    memory = MemoryStore()
+    zarr.create_array(memory, data=np.arange(512 * 512).reshape(512, 512), chunks=(64, 64))
+    array = _open(LatencyStore(memory, get_latency=0.05))
+    return reading(array)
+
+
+@case("latency-shard", "64 inner chunks of a shard, LatencyStore of 50 ms", data=None)
+def latency_shard(source: Source) -> Trial:
+    """A column of chunks: between each and the next lies a row of others, which nobody wants."""
+    import numpy as np
+
+    import zarr
+    from zarr.storage import MemoryStore
+    from zarr.testing.store import LatencyStore
+
+    memory = MemoryStore()
+    values = np.random.default_rng(3953).integers(0, 1 << 30, size=(2048, 512))
+    zarr.create_array(memory, data=values, chunks=(32, 32), shards=values.shape)
+    array = _open(
+        LatencyStore(memory, get_latency=0.05), config={"sharding_coalesce_max_gap_bytes": 0}
+    )
+    return reading(array, np.s_[:, :32])
+
+
+@case("custom-stores", "stores that override `get` see each read", data=None)
+def custom_stores(source: Source) -> Trial:
+    import numpy as np
+
+    import zarr
+    from bench.watching_stores import watching_stores
+
+    values = np.arange(64 * 64).reshape(64, 64)
+    stores = watching_stores()
+    arrays = []
+    for store in stores:
+        zarr.create_array(store, data=values, chunks=(8, 8))
+        arrays.append(_open(store))
+        store.seen.clear()
+    chunks = 64
+
+    def problems() -> list[str]:
+        return [
+            f"{type(store).__name__}.get saw {len(seen)} of {chunks} chunks"
+            for store in stores
+            if len(seen := {key for key in store.seen if key.startswith("c/")}) != chunks
+        ]
+
+    return Trial(lambda: [array[...] for array in arrays], problems=problems)

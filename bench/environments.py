@@ -1,0 +1,67 @@
+"""The environments that the measurements run in, under `build/`.
+
+`demo-stock` and `demo-fork` hold the same packages at the same versions and differ in zarr alone.
+`demo-tools` serves, draws and prints, so that none of that is imported where a read is timed.
+Standard library only: this runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tomllib
+from typing import TYPE_CHECKING
+
+from tools.environment import BUILD, ROOT, Environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOOLS = Environment(BUILD / "demo-tools")
+STOCK = Environment(BUILD / "demo-stock")
+FORK = Environment(BUILD / "demo-fork")
+
+# `zarr.testing`, whose `LatencyStore` is measured, imports pytest.
+BESIDE_ZARR = ("aiohttp", "pytest")
+FOR_THE_TOOLS = ("aiohttp", "matplotlib", "rich")
+
+FORK_IS_BUILT_FROM = (
+    "pyproject.toml",
+    "overlay.lock",
+    "src",
+    "tools/build_hook.py",
+    "tools/overlay",
+)
+
+
+def prepare_tools() -> None:
+    """Make the environment of what is not measured, unless it is up to date."""
+    TOOLS.make(sys.executable, platform.python_version())
+    TOOLS.install("the server and the display", FOR_THE_TOOLS)
+
+
+def prepare_measured(fork: Path) -> None:
+    """Make the environments of the release and of the fork, unless they are up to date.
+
+    Parameters
+    ----------
+    fork : Path
+        A checkout of the fork, or a wheel built from one. Only its zarr is taken: all that zarr
+        needs was installed with the release, here as there.
+    """
+    released = release()
+    for environment in (STOCK, FORK):
+        environment.make(sys.executable, platform.python_version())
+        what = f"{released} in {environment.path.name}"
+        environment.install(what, [released.replace("==", "[remote]=="), *BESIDE_ZARR])
+    made_of = [fork] if fork.is_file() else [fork / name for name in FORK_IS_BUILT_FROM]
+    alone = ("--no-deps", "--force-reinstall", str(fork))
+    what = "the fork" if fork == ROOT else fork.name
+    FORK.install(f"{what} in {FORK.path.name}", alone, made_of=made_of)
+
+
+def release() -> str:
+    """The release that the fork is made from, `zarr==…`, as `pyproject.toml` pins it."""
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    (pinned,) = (requirement for requirement in requires if requirement.startswith("zarr=="))
+    return str(pinned)

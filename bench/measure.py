@@ -1,0 +1,70 @@
+"""Measure cases with stock zarr and with this fork, and print a table in Markdown.
+
+python3 bench/measure.py                     all cases
+python3 bench/measure.py http-whole …        some of them
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.cases import CASES
+from bench.launch import add_options, parse, run_in_tools_environment
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    listed = "\n".join(f"  {case.name:20} {case.title}" for case in CASES.values())
+    parser = argparse.ArgumentParser(
+        prog="bench/measure.py",
+        description="Measure cases with stock zarr and with this fork, each in processes of its "
+        "own, in turns, and print a table in Markdown.",
+        epilog=f"cases:\n{listed.format(tile='640')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="what to measure (default: all)")
+    add_options(parser, repeats=5)
+    return parser
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure and print. Runs in the environment of the tools."""
+    from rich.console import Console
+
+    from bench.progress import Progress
+    from bench.tables import markdown
+    from bench.trials import Laboratory, Settings, TrialFailed
+
+    cases = [CASES[name] for name in options.cases or CASES]
+    load = f"{os.getloadavg()[0]:.1f}"
+    try:
+        with Laboratory(Settings.of(options), Progress(Console(stderr=True))) as laboratory:
+            comparisons = laboratory.compare(cases, alone=True)
+    except TrialFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    print(
+        f"{options.size}x{options.size} int32 in chunks of {options.chunk}x{options.chunk}, "
+        f"{options.latency_ms:g} ms, median of {options.repeats}; "
+        f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load {load} at the start.\n"
+    )
+    print(markdown(comparisons))
+    problems = [f"{c.case.name}: {problem}" for c in comparisons for problem in c.problems]
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    parser = make_parser()
+    chosen = parse(parser)
+    unknown = sorted(set(chosen.cases) - set(CASES))
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)} (--help lists them)")
+    run_in_tools_environment(lambda: main(chosen))

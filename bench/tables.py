@@ -1,0 +1,121 @@
+"""Measurements as text."""
+
+from __future__ import annotations
+
+from statistics import median_low
+from typing import TYPE_CHECKING
+
+from bench.trials import middle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.trials import Comparison, Reading
+
+HEADINGS = ("read", "", "time", "requests", "data", "at once", "faster")
+
+
+def duration(seconds: float) -> str:
+    """Three digits that count, in a unit that suits them."""
+    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
+    return f"{_three_digits(seconds * scale)} {unit}"
+
+
+def volume(size: int) -> str:
+    """Bytes in decimal units."""
+    if size < 1000:
+        return f"{size} B"
+    scale, unit = (1e3, "kB") if size < 1e6 else (1e6, "MB") if size < 1e9 else (1e9, "GB")
+    return f"{_three_digits(size / scale)} {unit}"
+
+
+def factor(value: float) -> str:
+    """How many times as much."""
+    return f"{_three_digits(value)}x"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
+def side_by_side(comparisons: Sequence[Comparison]) -> list[tuple[tuple[str, ...], ...]]:
+    """For each comparison the row of stock zarr and the row of the fork, under `HEADINGS`."""
+    return [
+        (
+            (comparison.title, "stock", *_cells(middle(comparison.stock)), ""),
+            ("", "fork", *_cells(middle(comparison.fork)), factor(comparison.faster)),
+        )
+        for comparison in comparisons
+    ]
+
+
+def _cells(reading: Reading) -> tuple[str, ...]:
+    return (
+        duration(reading.seconds),
+        f"{reading.requests:,}",
+        volume(reading.sent),
+        f"{reading.in_flight:,}",
+    )
+
+
+def markdown(comparisons: Sequence[Comparison]) -> str:
+    """A table with a row for each comparison."""
+    stock, fork = (f"zarr {side[0].zarr}" for side in (comparisons[0].stock, comparisons[0].fork))
+    headings = ("case", "read", stock, fork, "faster", "requests", "data", "peak memory", "target")
+    rows = [headings, ("---",) * len(headings), *map(_row, comparisons)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(comparison: Comparison) -> tuple[str, ...]:
+    stock, fork = middle(comparison.stock), middle(comparison.fork)
+    over_http = bool(stock.requests)
+    return (
+        f"`{comparison.case.name}`",
+        comparison.title,
+        duration(stock.seconds),
+        duration(fork.seconds),
+        factor(comparison.faster),
+        f"{stock.requests:,} → {fork.requests:,}" if over_http else "",
+        f"{volume(stock.sent)} → {volume(fork.sent)}" if over_http else "",
+        _memory(comparison),
+        "; ".join(verdicts(comparison)),
+    )
+
+
+def _memory(comparison: Comparison) -> str:
+    """Peak memory of the process, where the case is about it, and what it held before the read."""
+    peaks, before = _peaks(comparison), middle(comparison.fork).baseline
+    if comparison.case.target.memory_factor is None or peaks is None or before is None:
+        return ""
+    return f"{' → '.join(map(volume, peaks))} ({volume(before)} before)"
+
+
+def _peaks(comparison: Comparison) -> tuple[int, int] | None:
+    """The median peak memory of both sides, where the platform tells it."""
+    stock = [reading.peak for reading in comparison.stock if reading.peak is not None]
+    fork = [reading.peak for reading in comparison.fork if reading.peak is not None]
+    return (median_low(stock), median_low(fork)) if stock and fork else None
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """What the case has to reach, and whether it does."""
+    target = comparison.case.target
+    stock, fork = middle(comparison.stock), middle(comparison.fork)
+    found = []
+
+    def judge(text: str, reached: bool) -> None:
+        found.append(f"{text}: {'met' if reached else 'MISSED'}")
+
+    if target.faster is not None:
+        judge(f"≥ {target.faster:g}x", comparison.faster >= target.faster)
+    if target.requests is not None:
+        judge(f"≤ {target.requests} requests", fork.requests <= target.requests)
+    if target.bytes_factor is not None:
+        judge(
+            f"≤ {target.bytes_factor:g}x the bytes", fork.sent <= target.bytes_factor * stock.sent
+        )
+    peaks = _peaks(comparison)
+    if target.memory_factor is not None and peaks:
+        reached = peaks[1] <= target.memory_factor * peaks[0]
+        judge(f"≤ {target.memory_factor:g}x the memory", reached)
+    return found

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+
+from bench.cases import CASES, Case, Target, Trial
+from bench.tables import HEADINGS, duration, factor, markdown, side_by_side, verdicts, volume
+from bench.trials import Comparison, Reading, Served, middle
+
+CASE = Case(
+    name="whole",
+    title="whole array",
+    prepare=lambda source: Trial(lambda: None),
+    target=Target(faster=8, requests=2, bytes_factor=1.3, memory_factor=1.15),
+    rounds=1,
+    latency_ms=None,
+    data="field",
+)
+
+
+def reading(
+    seconds: float,
+    *,
+    zarr: str = "3.4.2",
+    requests: int = 1,
+    sent: int = 1000,
+    peak: int | None = 10**9,
+    digest: str = "same",
+    problems: tuple[str, ...] = (),
+) -> Reading:
+    served = tuple(Served(0, seconds, sent, number + 1) for number in range(requests))
+    return Reading(
+        zarr=zarr,
+        seconds=seconds,
+        rounds=1,
+        served=served,
+        peak=peak,
+        baseline=60_000_000,
+        digest=digest,
+        problems=problems,
+    )
+
+
+def comparison(stock: list[Reading], fork: list[Reading]) -> Comparison:
+    return Comparison(CASE, CASE.title, tuple(stock), tuple(fork))
+
+
+def test_the_reading_of_median_duration_counts() -> None:
+    first, second, third = reading(3), reading(1), reading(2)
+    assert middle([first, second, third]) is third
+    assert middle([first, second]) is second
+    assert comparison([first, second, third], [reading(0.5)]).faster == 4
+
+
+def test_requests_and_bytes_are_those_of_one_round() -> None:
+    served = tuple(Served(0, 1, 100, 1) for _ in range(20))
+    rounds = Reading(
+        zarr="3.4.2",
+        seconds=1,
+        rounds=10,
+        served=served,
+        peak=None,
+        baseline=None,
+        digest="",
+        problems=(),
+    )
+    assert (rounds.requests, rounds.sent, rounds.in_flight) == (2, 200, 1)
+
+
+def test_different_values_are_a_problem() -> None:
+    assert comparison([reading(1)], [reading(1)]).problems == []
+    differing = comparison([reading(1)], [reading(1), reading(1, digest="other")])
+    assert differing.problems == ["stock zarr and the fork did not read the same values"]
+    unseen = comparison([reading(1)], [reading(1, zarr="fork", problems=("saw nothing",))] * 2)
+    assert unseen.problems == ["fork: saw nothing"]
+
+
+def test_verdicts() -> None:
+    stock = [reading(8, requests=4)]
+    reached = comparison(stock, [reading(1, requests=2, sent=2000, peak=1_150_000_000)])
+    assert [verdict.rpartition(": ")[2] for verdict in verdicts(reached)] == ["met"] * 4
+    missed = comparison(stock, [reading(1.1, requests=3, sent=2000, peak=1_160_000_000)])
+    assert [verdict.rpartition(": ")[2] for verdict in verdicts(missed)] == ["MISSED"] * 4
+
+
+def test_side_by_side() -> None:
+    ((stock, fork),) = side_by_side(
+        [comparison([reading(2.5, requests=1024)], [reading(0.25, requests=5)])]
+    )
+    assert stock == ("whole array", "stock", "2.50 s", "1,024", "1.02 MB", "1,024", "")
+    assert fork == ("", "fork", "250 ms", "5", "5.00 kB", "5", "10.0x")
+    assert len(HEADINGS) == len(stock) == len(fork)
+
+
+def test_markdown_of_a_case_that_is_served() -> None:
+    *_, row = markdown([comparison([reading(2)], [reading(0.1, peak=5 * 10**8)])]).splitlines()
+    assert "| 1 → 1 | 1.00 kB → 1.00 kB | 1.00 GB → 500 MB (60.0 MB before) | ≥ 8x: met;" in row
+
+
+def test_markdown_of_a_case_that_is_not() -> None:
+    unserved = comparison([reading(2, requests=0, peak=None)], [reading(1, requests=0, zarr="f")])
+    headings, rule, row = markdown([unserved]).splitlines()
+    assert headings.startswith("| case | read | zarr 3.4.2 | zarr f | faster |")
+    assert headings.count("|") == rule.count("|") == row.count("|")
+    assert row.startswith(
+        "| `whole` | whole array | 2.00 s | 1.00 s | 2.00x |  |  |  | ≥ 8x: MISSED"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(12.34, "12.3 s"), (1, "1.00 s"), (0.9996, "1000 ms"), (0.0224, "22.4 ms"), (6e-4, "600 µs")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (9_520, "9.52 kB"), (1_482_399_744, "1.48 GB")]
+)
+def test_volume(size: int, text: str) -> None:
+    assert volume(size) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.957, "0.96x"), (9.996, "10.0x"), (16.84, "16.8x"), (128.2, "128x")]
+)
+def test_factor(value: float, text: str) -> None:
+    assert factor(value) == text
+
+
+def test_cases_are_registered_under_their_names() -> None:
+    assert all(name == case.name for name, case in CASES.items())
