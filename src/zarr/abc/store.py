@@ -15,13 +15,8 @@ if TYPE_CHECKING:
 class Store:
     # overlay: after __init__
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # A class that overrides `get` alone (a wrapper that decrypts, counts or delays) must
-        # see every read in its `get`. An inherited `get_many` would read around it, so such a
-        # class falls back to the default, which is built on `get`. The two are compared by
-        # where in the ancestry they are defined; a class that defines both is taken at its word.
         super().__init_subclass__(**kwargs)
-        nearest = next(c for c in cls.__mro__ if {"get", "get_many"} & vars(c).keys())
-        if "get_many" not in vars(nearest):
+        if not _get_many_is_current(cls):
             cls.get_many = Store.get_many  # type: ignore[method-assign]
 
     # overlay: after _get_many
@@ -78,3 +73,46 @@ class Store:
         async with aclosing(get_each(self.get, requests, prototype=prototype)) as groups:
             async for group in groups:
                 yield group
+
+
+# overlay: after Store
+def _get_many_is_current(cls: type[Store]) -> bool:
+    """Whether `get_many` of a store class knows of its `get`, so that reads may go through it.
+
+    A class that overrides `get` alone (a wrapper that decrypts, counts or delays) must see every
+    read in its `get`, and an inherited `get_many` would read around it. So the two are compared by
+    where in the ancestry they are defined: `get_many` is current if `get` is not defined further
+    down. A class that defines both is taken at its word, unless its `get` was replaced later.
+    """
+    nearest = next(c for c in cls.__mro__ if {"get", "get_many"} & vars(c).keys())
+    if "get_many" not in vars(nearest):
+        return False
+    get = vars(nearest).get("get")
+    ours = nearest.__module__.partition(".")[0] == "zarr"
+    return (
+        get is None
+        or not ours
+        or getattr(get, "__qualname__", None) == f"{nearest.__qualname__}.get"
+    )
+
+
+# overlay: after _get_many_is_current
+def _read_many(
+    store: Store,
+    requests: Sequence[str | tuple[str, ByteRequest | None]],
+    *,
+    prototype: BufferPrototype,
+) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+    """`store.get_many` where it knows of the `get` of `store`; otherwise one `get` for each request.
+
+    How zarr itself reads many keys: `_get_many_is_current` is asked again, because `get` may have
+    been replaced since the class was made, or in this instance alone, and because anything that
+    has the methods of a store has always been accepted as one.
+    """
+    from zarr.core._bounded import get_each
+
+    cls = type(store)
+    is_store = issubclass(cls, Store)
+    if is_store and _get_many_is_current(cls) and "get" not in vars(store):
+        return store.get_many(requests, prototype=prototype)
+    return get_each(store.get, requests, prototype=prototype)

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from zarr.core.config import config
@@ -38,9 +39,15 @@ type ReadGroup = Sequence[tuple[int, Buffer | None]]
 MAX_BYTES_IN_FLIGHT = 64 << 20
 """Bytes of fetches in flight and of results not yet taken, beyond which no further one starts.
 
-By Little's law 64 MiB keep a 10 Gbit/s link busy up to 50 ms of latency. It never holds back the
-first `async.concurrency` fetches, whatever their size: zarr has always had that many under way.
+By Little's law 64 MiB keep a 10 Gbit/s link busy up to 50 ms of latency.
 """
+
+MIN_BYTES_IN_FLIGHT = 2 << 20
+"""The same while nothing is known about the speed of the backend, and where it is slow."""
+
+SECONDS_IN_FLIGHT = 1.0
+"""Between the two, what arrives in this time may be in flight: a slow link is not flooded with
+requests that would wait for each other until they time out."""
 
 BURST = 16
 """Fetches started at most in one turn of the event loop, so that it gets to send them and to see
@@ -157,21 +164,23 @@ def value_nbytes(byte_range: ByteRequest | None) -> int | None:
 class _Window:
     """How much is in flight or waiting to be taken, and whether one fetch more may start.
 
-    A fetch of unknown size counts as the largest value seen so far; until there is one, as what
-    the consumer expects. Where nothing is known, only `unmetered` of them may start. An absent
-    key teaches nothing: the next one may be large.
+    The first `unmetered` of them may, whatever their size: zarr has always had that many under way.
+    A fetch of unknown size counts as the largest value seen so far; until there is one, as what the
+    consumer expects. An absent key teaches nothing: the next one may be large.
     """
 
-    def __init__(self, limit: int, unmetered: int, expected: int | None) -> None:
+    def __init__(self, limit: int, unmetered: int, expected: int | None, now: float) -> None:
         self.limit = limit
         self.unmetered = min(limit, unmetered)
         self.expected = expected
+        self.began = now
+        self.received = 0
         self.seen: int | None = None
         self.count = 0
         self.known_bytes = 0
         self.unknown = 0
 
-    def admits(self, nbytes: int | None) -> bool:
+    def admits(self, nbytes: int | None, now: float) -> bool:
         if self.count < self.unmetered:
             return True
         if self.count >= self.limit:
@@ -182,7 +191,13 @@ class _Window:
                 return False
             estimate = 0
         held = self.known_bytes + self.unknown * estimate
-        return held + (estimate if nbytes is None else nbytes) <= MAX_BYTES_IN_FLIGHT
+        return held + (estimate if nbytes is None else nbytes) <= self.budget(now)
+
+    def budget(self, now: float) -> float:
+        """How many bytes may be held at a time, from how fast they have been coming."""
+        elapsed = max(now - self.began, 1e-3)
+        recently = self.received / elapsed * SECONDS_IN_FLIGHT
+        return min(MAX_BYTES_IN_FLIGHT, max(MIN_BYTES_IN_FLIGHT, recently))
 
     def start(self, nbytes: int | None) -> None:
         self.count += 1
@@ -197,6 +212,7 @@ class _Window:
         else:
             self.known_bytes -= announced
         self.known_bytes += actual
+        self.received += actual
         if actual:
             self.seen = max(self.seen or 0, actual)
 
@@ -208,9 +224,10 @@ class _Window:
 async def run_bounded(fetches: Iterable[Fetch], *, limit: int) -> AsyncGenerator[ReadGroup]:
     """Run `fetches`, several at a time, and yield what each returns, in completion order.
 
-    `fetches` is consumed lazily. What is in flight and what has arrived but was not taken
-    are limited together: to `limit` in number, and to `MAX_BYTES_IN_FLIGHT`, which does not
-    hold back the first `async.concurrency` of them. So a slow consumer holds the producer back.
+    `fetches` is consumed lazily. What is in flight and what has arrived but was not taken are
+    limited together, to `limit` in number, and in bytes: to `MAX_BYTES_IN_FLIGHT`, or less where
+    the backend is slow. The first `async.concurrency` of them start whatever their size. So a slow
+    consumer holds the producer back.
 
     Parameters
     ----------
@@ -232,17 +249,17 @@ async def run_bounded(fetches: Iterable[Fetch], *, limit: int) -> AsyncGenerator
         failure, by cancellation or by `aclose`, every fetch in flight is cancelled and
         awaited first.
     """
-    window = _Window(limit, fetch_limit(), expected_nbytes.get())
     loop = asyncio.get_running_loop()
+    window = _Window(limit, fetch_limit(), expected_nbytes.get(), loop.time())
     upcoming = iter(fetches)
     held: dict[asyncio.Task[ReadGroup], int | None] = {}
-    arrived: deque[asyncio.Task[ReadGroup]] = deque()
+    done: deque[asyncio.Task[ReadGroup]] = deque()
+    arrived: deque[tuple[asyncio.Task[ReadGroup], int]] = deque()
     wake = asyncio.Event()
     credit = BURST
 
     def on_done(task: asyncio.Task[ReadGroup]) -> None:
-        window.arrive(held[task], _nbytes(task))
-        arrived.append(task)
+        done.append(task)
         wake.set()
 
     def renew_credit() -> None:
@@ -250,10 +267,26 @@ async def run_bounded(fetches: Iterable[Fetch], *, limit: int) -> AsyncGenerator
         credit = BURST
         wake.set()
 
+    following = next(upcoming, None)
+    second = next(upcoming, None)
+    if following is not None and second is None:
+        yield await following.run()  # nothing to schedule
+        return
+    if second is not None:
+        upcoming = chain([second], upcoming)
     try:
-        following = next(upcoming, None)
         while following is not None or held:
-            while following is not None and credit and window.admits(following.nbytes):
+            while done and not (arrived and _failed(done[0])):
+                task = done.popleft()
+                actual = sum(len(value) for _, value in task.result() if value is not None)
+                window.arrive(held[task], actual)
+                arrived.append((task, actual))
+            while (
+                following is not None
+                and not done
+                and credit
+                and window.admits(following.nbytes, loop.time())
+            ):
                 window.start(following.nbytes)
                 task = asyncio.create_task(following.run())
                 held[task] = following.nbytes
@@ -266,11 +299,10 @@ async def run_bounded(fetches: Iterable[Fetch], *, limit: int) -> AsyncGenerator
                 wake.clear()
                 await wake.wait()
                 continue
-            group = arrived[0].result()
-            task = arrived.popleft()
+            task, actual = arrived.popleft()
             del held[task]
-            window.take(_nbytes(task))
-            yield group
+            window.take(actual)
+            yield task.result()
     except Exception as error:
         await cancel_and_wait(held)
         attach_others(error, _failures(held))
@@ -279,14 +311,12 @@ async def run_bounded(fetches: Iterable[Fetch], *, limit: int) -> AsyncGenerator
         await cancel_and_wait(held)
 
 
+def _failed(task: asyncio.Task[ReadGroup]) -> bool:
+    return task.cancelled() or task.exception() is not None
+
+
 def _failures(tasks: Iterable[asyncio.Task[ReadGroup]]) -> list[BaseException]:
     return [error for task in tasks if not task.cancelled() and (error := task.exception())]
-
-
-def _nbytes(task: asyncio.Task[ReadGroup]) -> int:
-    if task.cancelled() or task.exception() is not None:
-        return 0
-    return sum(len(value) for _, value in task.result() if value is not None)
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -314,12 +344,15 @@ async def settle(*futures: asyncio.Future[Any]) -> None:
 
 def attach_others(error: BaseException, others: Iterable[BaseException]) -> None:
     """Hang failures of the same moment at the end of the `__cause__` chain of `error`."""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None and all(cause is not e for e in chain):
-        chain.append(cause)
-    distinct = [other for other in others if all(other is not e for e in chain)]
-    if distinct and chain[-1].__cause__ is None:
-        chain[-1].__cause__ = BaseExceptionGroup("other reads failed as well", distinct)
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and all(cause is not e for e in causes):
+        causes.append(cause)
+    distinct = [other for other in others if all(other is not e for e in causes)]
+    if distinct and causes[-1].__cause__ is None:
+        group = BaseExceptionGroup("other reads failed as well", distinct)
+        # A cause hides the context in a traceback: let it show behind the group.
+        group.__context__ = causes[-1].__context__
+        causes[-1].__cause__ = group
 
 
 @asynccontextmanager
@@ -341,13 +374,94 @@ async def flat_task_group() -> AsyncIterator[asyncio.TaskGroup]:
 async def closing_groups(
     groups: AsyncIterator[ReadGroup],
 ) -> AsyncIterator[AsyncIterator[ReadGroup]]:
-    """Close an iterator of `get_many` on exit, if it has anything to close.
-
-    `contextlib.aclosing` for an iterator that need not be a generator: a store may return any.
-    """
+    """`contextlib.aclosing` for an iterator that need not be a generator: a store may return any."""
     try:
         yield groups
     finally:
-        aclose: Callable[[], Awaitable[None]] | None = getattr(groups, "aclose", None)
-        if aclose is not None:
-            await aclose()
+        await close_groups(groups)
+
+
+async def close_groups(groups: AsyncIterator[ReadGroup]) -> None:
+    """Close an iterator of `get_many`, if it has anything to close."""
+    aclose: Callable[[], Awaitable[None]] | None = getattr(groups, "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+async def checked(groups: AsyncIterator[ReadGroup], count: int) -> AsyncGenerator[ReadGroup]:
+    """Pass on what a `get_many` of `count` requests reports, and check that it reports each once.
+
+    Whatever acts on a report for the wrong request, or takes one that never came for an absent
+    key, makes wrong data of it.
+
+    Raises
+    ------
+    RuntimeError
+        If a request is reported twice, or not at all, or was never made.
+    """
+    reported = bytearray(count)
+    async with closing_groups(groups):
+        async for group in groups:
+            for index, _ in group:
+                if not 0 <= index < count or reported[index]:
+                    raise RuntimeError(
+                        f"A store's get_many reported on request {index} of {count}"
+                        + (" twice." if 0 <= index < count else ", which does not exist.")
+                    )
+                reported[index] = True
+            yield group
+    if missing := reported.count(0):
+        raise RuntimeError(
+            f"A store's get_many did not report on {missing} of {count} requests, the first of "
+            f"them number {reported.index(0)}."
+        )
+
+
+async def process_bounded(
+    groups: AsyncIterator[ReadGroup],
+    process: Callable[[ReadGroup], Coroutine[Any, Any, ReadGroup]],
+    *,
+    limit: int,
+) -> AsyncGenerator[ReadGroup]:
+    """Pass each group through `process`, several at a time, and yield them as they get done.
+
+    Parameters
+    ----------
+    groups
+        An iterator of `get_many`. It is closed at the end.
+    process
+        What to do with a group.
+    limit
+        How many groups are processed at once. No further one is taken meanwhile.
+
+    Raises
+    ------
+    Exception
+        The first failure of `groups` or of `process`, as itself.
+    """
+    running: set[asyncio.Task[ReadGroup]] = set()
+    taking: asyncio.Task[ReadGroup | None] | None = None
+
+    async def take() -> ReadGroup | None:
+        return await anext(groups, None)
+
+    exhausted = False
+    try:
+        while running or not exhausted:
+            if taking is None and not exhausted and len(running) < limit:
+                taking = asyncio.create_task(take())
+            waiting = [*running, taking] if taking is not None else running
+            finished, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if taking in finished:
+                group = taking.result()
+                taking = None
+                if group is None:
+                    exhausted = True
+                else:
+                    running.add(asyncio.create_task(process(group)))
+            for task in running & finished:
+                running.remove(task)
+                yield task.result()
+    finally:
+        await cancel_and_wait([*running, taking] if taking is not None else running)
+        await close_groups(groups)

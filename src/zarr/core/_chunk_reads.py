@@ -8,17 +8,19 @@ as long as there is something to do: no task and no change of thread for each ch
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from math import prod
+from queue import Empty, SimpleQueue
+from threading import Event as ThreadEvent
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from zarr.abc.codec import ArrayArrayCodec, BaseCodec, _codec_supports_sync
-from zarr.abc.store import Store, SyncByteGetter
+from zarr.abc.codec import _codec_supports_sync
+from zarr.abc.store import SyncByteGetter, _read_many
 from zarr.core._bounded import (
     Fetch,
+    checked,
     closing_groups,
     expected_nbytes,
     fetch_limit,
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 type ChunkRead = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
 """One element of the `batch_info` of `CodecPipeline.read`."""
 
+MAX_BYTES_INLINE = 64 << 10
+"""Size, decoded, up to which a single chunk is decoded in the event loop: a thread takes longer to
+get going than the chunk does."""
+
 MAX_BYTES_UNDECODED = 32 << 20
 """Encoded bytes that may wait for a worker thread before reading on is held back."""
 
@@ -59,19 +65,21 @@ async def fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncIterator[AsyncIterato
     paths = [getter for getter, *_ in batch if type(getter) is StorePath]
     if (
         len(paths) == len(batch)
-        and isinstance(store := paths[0].store, Store)  # type: ignore[redundant-expr]
-        and all(path.store is store for path in paths)
+        and all(path.store is paths[0].store for path in paths)
         and all(spec.prototype == prototype for _, spec, *_ in batch)
     ):
-        fetched = store.get_many([path.path for path in paths], prototype=prototype)
+        keys = [path.path for path in paths]
+        fetched = _read_many(paths[0].store, keys, prototype=prototype)
     else:
         fetched = _fetch_each(batch)
     token = expected_nbytes.set(_largest_chunk(batch))
     try:
-        async with closing_groups(fetched) as groups:
+        async with closing_groups(checked(fetched, len(batch))) as groups:
             yield groups
     finally:
-        expected_nbytes.reset(token)
+        # A read that was abandoned with its event loop is closed in another context.
+        with suppress(ValueError):
+            expected_nbytes.reset(token)
 
 
 def _largest_chunk(batch: Sequence[ChunkRead]) -> int | None:
@@ -103,12 +111,12 @@ async def _fetch_each(batch: Sequence[ChunkRead]) -> AsyncIterator[ReadGroup]:
 
 
 def bulk_transform(codecs: Iterable[Codec]) -> ChunkTransform | None:
-    """The codec chain as a function that a worker thread can run, or `None` if it has none.
+    """The codec chain as a function that several threads may run, or `None` if it has none.
 
-    A codec qualifies if its synchronous decoding is what its `decode` comes down to. One that
-    overrides `decode` or `_decode_single` further down the class hierarchy means something else
-    by it; one whose chunks hold chunks again (`_sync_capable`) has a codec pipeline of its own;
-    and `ChunkTransform` resolves metadata through array-to-array codecs alone.
+    That asks for codecs of this package. Anybody else's may count on being called in the event
+    loop, one chunk at a time, and one that overrides `decode` or `_decode_single` further down
+    the class hierarchy than `_decode_sync` means something else by it. A codec whose chunks hold
+    chunks again (`_sync_capable`) has a codec pipeline of its own.
     """
     codecs = tuple(codecs)
     return ChunkTransform(codecs=codecs) if all(map(_decodes_in_bulk, codecs)) else None
@@ -118,16 +126,12 @@ def _decodes_in_bulk(codec: Codec) -> bool:
     cls = type(codec)
     if not _codec_supports_sync(codec) or hasattr(cls, "_sync_capable"):
         return False
-    if not isinstance(codec, ArrayArrayCodec) and (
-        cls.resolve_metadata is not BaseCodec.resolve_metadata
-    ):
-        return False
-    return _depth(cls, "_decode_sync") <= min(_depth(cls, "_decode_single"), _depth(cls, "decode"))
-
-
-def _depth(cls: type, name: str) -> int:
-    """How many steps up the ancestry of `cls` the definition of `name` stands."""
-    return next(depth for depth, base in enumerate(cls.__mro__) if name in vars(base))
+    definers = [
+        next(base for base in cls.__mro__ if name in vars(base))
+        for name in ("_decode_sync", "_decode_single", "decode", "resolve_metadata")
+    ]
+    in_order = cls.__mro__.index(definers[0]) <= min(map(cls.__mro__.index, definers[1:3]))
+    return in_order and all(base.__module__.partition(".")[0] == "zarr" for base in definers)
 
 
 async def decode_in_threads(
@@ -138,6 +142,7 @@ async def decode_in_threads(
     *,
     executor: Executor | None,
     workers: int,
+    linger: float = 0,
 ) -> tuple[GetResult, ...]:
     """Read the chunks of `batch` into `out`, decoding on up to `workers` threads.
 
@@ -151,6 +156,9 @@ async def decode_in_threads(
         Where the threads come from; `None` for the default executor of the event loop.
     workers
         How many threads decode at once.
+    linger
+        How long, in seconds, a thread that has nothing to decode waits for the next chunk. Not
+        for an executor in which it could be the last thread, and the next fetch need one too.
 
     Returns
     -------
@@ -171,46 +179,67 @@ async def decode_in_threads(
             decode=transform.decode_chunk,
         )
 
-    async with flat_task_group() as tasks, fetch_chunks(batch) as groups:
-        decoders = _Decoders(decode, tasks, executor, workers)
-        async for group in groups:
-            decoders.put(group)
-            await decoders.room()
+    decoders = _Decoders(decode, executor, workers, linger)
+    if len(batch) == 1:
+        async with fetch_chunks(batch) as groups:
+            async for group in groups:
+                decoders.put(group)
+        decoders.close()
+        if (_largest_chunk(batch) or MAX_BYTES_INLINE + 1) <= MAX_BYTES_INLINE:
+            decoders.work_inline()
+        else:
+            await decoders.work()
+    else:
+        async with flat_task_group() as tasks, fetch_chunks(batch) as groups:
+            async for group in groups:
+                for _ in range(decoders.put(group)):
+                    tasks.create_task(decoders.work())
+                await decoders.room()
+            decoders.close()
     return _complete(results)
 
 
 class _Decoders:
-    """Worker threads that decode what `put` hands them, and stop when nothing is left.
+    """Worker threads that decode what `put` hands them.
 
-    A thread that finds the queue empty ends; the next `put` starts another. All of them are
-    tasks of `tasks`, which ends when they have.
+    Each call of `work` occupies a thread until the queue has been empty for `linger` seconds: to
+    wait a little for the next chunk costs less than to end and start again.
     """
 
     def __init__(
         self,
         decode: Callable[[int, Buffer | None], None],
-        tasks: asyncio.TaskGroup,
         executor: Executor | None,
         workers: int,
+        linger: float,
     ) -> None:
         self._decode = decode
-        self._tasks = tasks
         self._executor = executor
+        self._workers = workers
         self._idle = workers
-        self._queue: deque[tuple[int, Buffer | None]] = deque()
+        self._linger = linger
+        self._lingering = 0
+        self._queue: SimpleQueue[tuple[int, Buffer | None] | None] = SimpleQueue()
         self._stopped = False
         self._waiting_bytes = 0
         self._lock = Lock()
         self._loop = asyncio.get_running_loop()
         self._has_room = asyncio.Event()
 
-    def put(self, group: ReadGroup) -> None:
+    def put(self, group: ReadGroup) -> int:
+        """Queue a group, and tell how many calls of `work` should begin."""
         with self._lock:
             self._waiting_bytes += sum(len(value) for _, value in group if value is not None)
-        self._queue.extend(group)
-        for _ in range(min(self._idle, len(self._queue))):
-            self._idle -= 1
-            self._tasks.create_task(self._run())
+        called_for = min(self._idle, max(0, len(group) - self._lingering))
+        for item in group:
+            self._queue.put(item)
+        self._idle -= called_for
+        return called_for
+
+    def close(self) -> None:
+        """Let the workers end when they have decoded what is queued."""
+        for _ in range(self._workers):
+            self._queue.put(None)
 
     async def room(self) -> None:
         """Wait until few enough bytes are waiting to be decoded."""
@@ -219,29 +248,67 @@ class _Decoders:
             if self._waiting_bytes > MAX_BYTES_UNDECODED:
                 await self._has_room.wait()
 
-    async def _run(self) -> None:
-        while self._queue and not self._stopped:
-            context = copy_context()
-            thread = self._loop.run_in_executor(self._executor, context.run, self._work_through)
-            try:
-                await asyncio.wait([thread])
-                thread.result()
-            except BaseException:
-                # A thread can't be cancelled. It writes to the output: wait for its last chunk.
-                self._stopped = True
-                await settle(thread)
-                raise
+    def work_inline(self) -> None:
+        """Decode what there is, in the event loop."""
+        self._drain(ThreadEvent())
+
+    async def work(self) -> None:
+        """Decode on a thread for as long as there is something to decode."""
+        try:
+            while not self._queue.empty() and not self._stopped:
+                await self._run_in_thread()
+        except BaseException:
+            self._stop()
+            raise
         self._idle += 1
 
-    def _work_through(self) -> None:
-        while not self._stopped:
-            try:
-                index, value = self._queue.popleft()
-            except IndexError:
-                return
+    async def _run_in_thread(self) -> None:
+        begun = ThreadEvent()
+        context = copy_context()
+        thread = self._loop.run_in_executor(self._executor, context.run, self._drain, begun)
+        try:
+            await asyncio.wait([thread])
+        except asyncio.CancelledError:
+            # A thread can't be cancelled, and this one writes to the output: wait for its last
+            # chunk. Not so if it still waits for its turn, then it will find that all is over.
+            self._stop()
+            if begun.is_set():
+                await settle(thread)
+            else:
+                thread.cancel()
+            raise
+        thread.result()
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self.close()
+
+    def _drain(self, begun: ThreadEvent) -> None:
+        begun.set()
+        while not self._stopped and (item := self._next()) is not None:
+            index, value = item
             if value is not None:
                 self._take(len(value))
-            self._decode(index, value)
+            try:
+                self._decode(index, value)
+            except (StopIteration, asyncio.CancelledError) as error:
+                # To a future, and to a task, these mean something else.
+                raise RuntimeError(f"A codec raised {type(error).__name__}.") from error
+
+    def _next(self) -> tuple[int, Buffer | None] | None:
+        with suppress(Empty):
+            return self._queue.get_nowait()
+        if not self._linger:
+            return None
+        with self._lock:
+            self._lingering += 1
+        try:
+            return self._queue.get(timeout=self._linger)
+        except Empty:
+            return None
+        finally:
+            with self._lock:
+                self._lingering -= 1
 
     def _take(self, nbytes: int) -> None:
         with self._lock:
@@ -311,12 +378,7 @@ async def decode_in_batches(
 
 
 def _complete(results: Sequence[GetResult | None]) -> tuple[GetResult, ...]:
-    """Check that the store reported on every chunk: one that it forgot is not a missing one."""
     complete = tuple(result for result in results if result is not None)
-    if len(complete) != len(results):
-        forgotten = [index for index, result in enumerate(results) if result is None]
-        raise RuntimeError(
-            f"The store's get_many did not report on {len(forgotten)} of {len(results)} requests, "
-            f"the first of them number {forgotten[0]}."
-        )
+    if len(complete) < len(results):
+        raise RuntimeError("The read has ended, and some chunks were not decoded.")
     return complete

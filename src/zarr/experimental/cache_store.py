@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zarr.core._bounded import closing_groups, split_requests
+from zarr.abc.store import _read_many
+from zarr.core._bounded import (
+    checked,
+    closing_groups,
+    fetch_limit,
+    process_bounded,
+    split_requests,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    from zarr.core._bounded import ReadGroup
 
 
 class CacheStore:
@@ -27,12 +36,17 @@ class CacheStore:
         misses.sort()
         self._state.misses += len(misses)
         missing = [split[index] for index in misses]
-        async with closing_groups(super().get_many(missing, prototype=prototype)) as groups:
+        fetched = checked(super().get_many(missing, prototype=prototype), len(missing))
+
+        async def keep(group: ReadGroup) -> ReadGroup:
+            kept = [(misses[position], value) for position, value in group]
+            for index, value in kept:
+                await self._cache_miss(*split[index], value)
+            return kept
+
+        async with closing_groups(process_bounded(fetched, keep, limit=fetch_limit())) as groups:
             async for group in groups:
-                fetched = [(misses[position], value) for position, value in group]
-                for index, value in fetched:
-                    await self._cache_miss(*split[index], value)
-                yield fetched
+                yield group
 
     async def _get_many_cached(
         self,
@@ -55,7 +69,8 @@ class CacheStore:
             yield [(index, value)]
 
         keys = [requests[index][0] for index in whole]
-        async with closing_groups(self._cache.get_many(keys, prototype=prototype)) as groups:
+        cached = checked(_read_many(self._cache, keys, prototype=prototype), len(keys))
+        async with closing_groups(cached) as groups:
             async for group in groups:
                 misses.extend(whole[position] for position, value in group if value is None)
                 hits = [(whole[position], value) for position, value in group if value is not None]

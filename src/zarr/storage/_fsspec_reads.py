@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
@@ -102,8 +103,7 @@ def merge(spans: Iterable[Span], limits: MergeLimits) -> list[list[Span]]:
     groups = list(alike.values())
     for neighbours in ranges.values():
         neighbours.sort(key=lambda item: item[:2])
-        for run in _runs(neighbours, limits):
-            groups.extend([item.span for item in part] for part in _cut(run, limits))
+        groups.extend([item.span for item in read] for read in _reads(neighbours, limits))
     groups.sort(key=lambda group: min(span.request for span in group))
     return groups
 
@@ -121,42 +121,36 @@ def _is_range(span: Span) -> bool:
     return isinstance(start, int) and isinstance(end, int) and 0 <= start < end
 
 
-def _runs(ranges: list[_Range], limits: MergeLimits) -> Iterator[list[_Range]]:
-    """Part sorted ranges where a gap between two of them is too wide to be read along."""
-    run = ranges[:1]
-    end, asked, wasted = run[0].end, run[0].end - run[0].start, 0
+def _reads(ranges: list[_Range], limits: MergeLimits) -> Iterator[list[_Range]]:
+    """Group sorted ranges into runs of neighbours, and cut long runs into reads of a good size."""
+    for run in _group(ranges, limits, sys.maxsize):
+        length = max(item.end for item in run) - run[0].start
+        yield from _group(run, limits, min(max(length // CUT, MIN_CUT), limits.max_merged))
+
+
+def _group(ranges: list[_Range], limits: MergeLimits, size: int) -> Iterator[list[_Range]]:
+    """Part sorted ranges where a gap is too wide to be read along, or a group exceeds `size`."""
+    group = ranges[:1]
+    start, end = group[0].start, group[0].end
+    asked, wasted = end - start, 0
     for item in ranges[1:]:
         gap = max(0, item.start - end)
         more = max(0, item.end - max(item.start, end))
-        if _worth_reading(gap, wasted + gap, asked + more, limits):
-            run.append(item)
-            asked, wasted = asked + more, wasted + gap
+        fits = not more or item.end - start <= size
+        if fits and _worth_reading(gap, wasted + gap, asked + more, limits):
+            group.append(item)
+            end, asked, wasted = end + gap + more, asked + more, wasted + gap
         else:
-            yield run
-            run, asked, wasted = [item], item.end - item.start, 0
-        end = max(end, item.end)
-    yield run
+            yield group
+            group, start, end = [item], item.start, item.end
+            asked, wasted = end - start, 0
+    yield group
 
 
 def _worth_reading(gap: int, wasted: int, asked: int, limits: MergeLimits) -> bool:
     if gap > limits.max_gap:
         return False
     return gap <= SMALL_GAP or limits.max_waste is None or wasted <= limits.max_waste * asked
-
-
-def _cut(run: list[_Range], limits: MergeLimits) -> Iterator[list[_Range]]:
-    """Cut a run into reads of a size that suits. A single range is never cut."""
-    start, end = run[0].start, max(item.end for item in run)
-    size = min(max((end - start) // CUT, MIN_CUT), limits.max_merged)
-    part, end = run[:1], run[0].end
-    for item in run[1:]:
-        if max(end, item.end) - start > size:
-            yield part
-            part, start, end = [item], item.start, item.end
-        else:
-            part.append(item)
-            end = max(end, item.end)
-    yield part
 
 
 def cuts(group: Sequence[Span]) -> tuple[int, int, list[tuple[int, int, int]]] | None:
@@ -211,10 +205,12 @@ class Location(NamedTuple):
 
     @property
     def nbytes(self) -> int | None:
-        """How many bytes there are, if the slice says so."""
-        if self.start is None or self.end is None or not 0 <= self.start <= self.end:
+        """How many bytes there are at most, if the slice says so."""
+        if self.start is None:
             return None
-        return self.end - self.start
+        if self.end is None:
+            return -self.start if self.start < 0 else None
+        return self.end - self.start if 0 <= self.start <= self.end else None
 
 
 def locate(fs: AsyncFileSystem, path: str, start: int | None, end: int | None) -> Location:
@@ -247,6 +243,9 @@ def locate(fs: AsyncFileSystem, path: str, start: int | None, end: int | None) -
     target_fs = fs.fss.get(_protocol(target)) if isinstance(target, str) else None
     if target_fs is None:
         return found
+    if isinstance(target_start, Integral) and isinstance(target_end, Integral):
+        # A table in Parquet holds those of NumPy.
+        target_start, target_end = int(target_start), int(target_end)
     return Location(target_fs, target, target_start, target_end, via=path)
 
 

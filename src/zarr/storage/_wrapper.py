@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zarr.abc.store import _read_many
 from zarr.core._bounded import closing_groups
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class WrapperStore:
         prototype: BufferPrototype,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
-        async with closing_groups(self._store.get_many(requests, prototype=prototype)) as groups:
+        many = _read_many(self._store, requests, prototype=prototype)
+        async with closing_groups(many) as groups:
             async for group in groups:
                 yield group
