@@ -8,10 +8,10 @@ as long as there is something to do: no task and no change of thread for each ch
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from math import prod
-from queue import Empty, SimpleQueue
 from threading import Event as ThreadEvent
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -142,7 +142,6 @@ async def decode_in_threads(
     *,
     executor: Executor | None,
     workers: int,
-    linger: float = 0,
 ) -> tuple[GetResult, ...]:
     """Read the chunks of `batch` into `out`, decoding on up to `workers` threads.
 
@@ -156,9 +155,6 @@ async def decode_in_threads(
         Where the threads come from; `None` for the default executor of the event loop.
     workers
         How many threads decode at once.
-    linger
-        How long, in seconds, a thread that has nothing to decode waits for the next chunk. Not
-        for an executor in which it could be the last thread, and the next fetch need one too.
 
     Returns
     -------
@@ -179,31 +175,27 @@ async def decode_in_threads(
             decode=transform.decode_chunk,
         )
 
-    decoders = _Decoders(decode, executor, workers, linger)
+    decoders = _Decoders(decode, executor, workers)
     if len(batch) == 1:
         async with fetch_chunks(batch) as groups:
             async for group in groups:
                 decoders.put(group)
-        decoders.close()
         if (_largest_chunk(batch) or MAX_BYTES_INLINE + 1) <= MAX_BYTES_INLINE:
             decoders.work_inline()
-        else:
-            await decoders.work()
+        await decoders.work()
     else:
         async with flat_task_group() as tasks, fetch_chunks(batch) as groups:
             async for group in groups:
                 for _ in range(decoders.put(group)):
                     tasks.create_task(decoders.work())
                 await decoders.room()
-            decoders.close()
     return _complete(results)
 
 
 class _Decoders:
     """Worker threads that decode what `put` hands them.
 
-    Each call of `work` occupies a thread until the queue has been empty for `linger` seconds: to
-    wait a little for the next chunk costs less than to end and start again.
+    Each call of `work` occupies a thread until it finds the queue empty.
     """
 
     def __init__(
@@ -211,15 +203,11 @@ class _Decoders:
         decode: Callable[[int, Buffer | None], None],
         executor: Executor | None,
         workers: int,
-        linger: float,
     ) -> None:
         self._decode = decode
         self._executor = executor
-        self._workers = workers
         self._idle = workers
-        self._linger = linger
-        self._lingering = 0
-        self._queue: SimpleQueue[tuple[int, Buffer | None] | None] = SimpleQueue()
+        self._queue: deque[tuple[int, Buffer | None]] = deque()
         self._stopped = False
         self._waiting_bytes = 0
         self._lock = Lock()
@@ -230,16 +218,10 @@ class _Decoders:
         """Queue a group, and tell how many calls of `work` should begin."""
         with self._lock:
             self._waiting_bytes += sum(len(value) for _, value in group if value is not None)
-        called_for = min(self._idle, max(0, len(group) - self._lingering))
-        for item in group:
-            self._queue.put(item)
+        self._queue.extend(group)
+        called_for = min(self._idle, len(self._queue))
         self._idle -= called_for
         return called_for
-
-    def close(self) -> None:
-        """Let the workers end when they have decoded what is queued."""
-        for _ in range(self._workers):
-            self._queue.put(None)
 
     async def room(self) -> None:
         """Wait until few enough bytes are waiting to be decoded."""
@@ -255,10 +237,10 @@ class _Decoders:
     async def work(self) -> None:
         """Decode on a thread for as long as there is something to decode."""
         try:
-            while not self._queue.empty() and not self._stopped:
+            while self._queue and not self._stopped:
                 await self._run_in_thread()
         except BaseException:
-            self._stop()
+            self._stopped = True
             raise
         self._idle += 1
 
@@ -271,7 +253,7 @@ class _Decoders:
         except asyncio.CancelledError:
             # A thread can't be cancelled, and this one writes to the output: wait for its last
             # chunk. Not so if it still waits for its turn, then it will find that all is over.
-            self._stop()
+            self._stopped = True
             if begun.is_set():
                 await settle(thread)
             else:
@@ -279,14 +261,13 @@ class _Decoders:
             raise
         thread.result()
 
-    def _stop(self) -> None:
-        self._stopped = True
-        self.close()
-
     def _drain(self, begun: ThreadEvent) -> None:
         begun.set()
-        while not self._stopped and (item := self._next()) is not None:
-            index, value = item
+        while not self._stopped:
+            try:
+                index, value = self._queue.popleft()
+            except IndexError:
+                return
             if value is not None:
                 self._take(len(value))
             try:
@@ -294,21 +275,6 @@ class _Decoders:
             except (StopIteration, asyncio.CancelledError) as error:
                 # To a future, and to a task, these mean something else.
                 raise RuntimeError(f"A codec raised {type(error).__name__}.") from error
-
-    def _next(self) -> tuple[int, Buffer | None] | None:
-        with suppress(Empty):
-            return self._queue.get_nowait()
-        if not self._linger:
-            return None
-        with self._lock:
-            self._lingering += 1
-        try:
-            return self._queue.get(timeout=self._linger)
-        except Empty:
-            return None
-        finally:
-            with self._lock:
-                self._lingering -= 1
 
     def _take(self, nbytes: int) -> None:
         with self._lock:

@@ -27,7 +27,7 @@ async def _async_read_fallback(
     from zarr.core._chunk_reads import bulk_transform, decode_in_batches, decode_in_threads
 
     transform = executor = None
-    workers, linger = os.cpu_count() or 1, 0.002
+    workers = os.cpu_count() or 1
     if isinstance(pipeline, FusedCodecPipeline):
         transform, workers = pipeline.sync_transform, _resolve_max_workers()
         executor = _get_pool(workers)
@@ -37,12 +37,12 @@ async def _async_read_fallback(
         transform = bulk_transform(pipeline)
         limit = config.get("threading.max_workers")
         if isinstance(limit, int) and limit > 0:
-            workers, linger = limit, 0
+            workers = limit
     if transform is None:
         size = getattr(pipeline, "batch_size", 1)
         return await decode_in_batches(batch, out, drop_axes, pipeline, batch_size=size)
     return await decode_in_threads(
-        batch, out, drop_axes, transform, executor=executor, workers=workers, linger=linger
+        batch, out, drop_axes, transform, executor=executor, workers=workers
     )
 
 
