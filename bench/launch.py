@@ -6,6 +6,7 @@ Standard library only: this runs before anything is installed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
@@ -103,7 +104,8 @@ def run_in_tools_environment(program: Callable[[], int]) -> NoReturn:
     try:
         if Environment.running() == TOOLS:
             sys.exit(program())
-        prepare_tools()
+        with contextlib.redirect_stdout(sys.stderr):
+            prepare_tools()
         os.execv(TOOLS.python, [str(TOOLS.python), *sys.argv])
     except SetupError as problem:
         sys.exit(f"error: {problem}")

@@ -132,7 +132,8 @@ class Laboratory:
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        prepare_measured(self.settings.fork)
+        with contextlib.redirect_stdout(sys.stderr):
+            prepare_measured(self.settings.fork)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

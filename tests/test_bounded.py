@@ -24,11 +24,13 @@ from zarr.core._bounded import (
     _Window,
     attach_others,
     cancel_and_wait,
+    checked,
     closing_groups,
     expected_nbytes,
     fetch_limit,
     flat_task_group,
     get_each,
+    process_bounded,
     run_bounded,
     split_requests,
 )
@@ -202,7 +204,7 @@ def test_split_requests_rejects_what_is_neither_key_nor_pair(request_: Any) -> N
 # _Window
 # ---------------------------------------------------------------------------
 
-MAX_BYTES = 1000
+MIN_BYTES, MAX_BYTES = 100, 1000
 sizes = st.one_of(st.none(), st.integers(0, 2 * MAX_BYTES))
 
 
@@ -215,14 +217,22 @@ class WindowMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(_bounded, "MAX_BYTES_IN_FLIGHT", MAX_BYTES)
-        self.window = _Window(5, 2, self.expected_nbytes)
+        self.patch.setattr(_bounded, "MIN_BYTES_IN_FLIGHT", MIN_BYTES)
+        self.patch.setattr(_bounded, "SECONDS_IN_FLIGHT", 2.0)
+        self.seconds = 0
+        self.window = _Window(5, 2, self.expected_nbytes, self.now)
         self.in_flight: list[int | None] = []
         self.arrived: list[int] = []
         self.guess = self.expected_nbytes
         self.largest = 0
+        self.total = 0
 
     def teardown(self) -> None:
         self.patch.undo()
+
+    @property
+    def now(self) -> float:
+        return 1000.0 + self.seconds
 
     def admits(self, nbytes: int | None) -> bool:
         count = len(self.in_flight) + len(self.arrived)
@@ -232,11 +242,13 @@ class WindowMachine(RuleBasedStateMachine):
             return False
         sizes = [self.guess if size is None else size for size in [*self.in_flight, nbytes]]
         known = [size for size in sizes if size is not None]
-        return len(known) == len(sizes) and sum(known) + sum(self.arrived) <= MAX_BYTES
+        rate = self.total / self.seconds if self.seconds else self.total * MAX_BYTES
+        budget = min(MAX_BYTES, max(MIN_BYTES, 2 * rate))
+        return len(known) == len(sizes) and sum(known) + sum(self.arrived) <= budget
 
     @rule(nbytes=sizes)
     def start(self, nbytes: int | None) -> None:
-        admitted = self.window.admits(nbytes)
+        admitted = self.window.admits(nbytes, self.now)
         assert admitted == self.admits(nbytes)
         if admitted:
             self.window.start(nbytes)
@@ -249,6 +261,7 @@ class WindowMachine(RuleBasedStateMachine):
         announced = self.in_flight.pop(position)
         self.window.arrive(announced, actual)
         self.arrived.append(actual)
+        self.total += actual
         self.largest = max(self.largest, actual)
         self.guess = self.largest or self.expected_nbytes
 
@@ -257,19 +270,23 @@ class WindowMachine(RuleBasedStateMachine):
     def take(self) -> None:
         self.window.take(self.arrived.pop(0))
 
+    @rule(seconds=st.integers(1, 10))
+    def wait(self, seconds: int) -> None:
+        self.seconds += seconds
+
     @invariant()
     def agrees(self) -> None:
-        for nbytes in (None, 0, 1, MAX_BYTES // 2, MAX_BYTES):
-            assert self.window.admits(nbytes) == self.admits(nbytes)
+        for nbytes in (None, 0, 1, MIN_BYTES, MAX_BYTES // 2, MAX_BYTES):
+            assert self.window.admits(nbytes, self.now) == self.admits(nbytes)
 
 
 class ExpectingWindowMachine(WindowMachine):
     """The same where the consumer knows what to expect."""
 
-    expected_nbytes = MAX_BYTES // 4
+    expected_nbytes = MIN_BYTES // 4
 
 
-machine_settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+machine_settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestWindow = WindowMachine.TestCase
 TestWindow.settings = machine_settings
 TestExpectingWindow = ExpectingWindowMachine.TestCase
@@ -277,29 +294,42 @@ TestExpectingWindow.settings = machine_settings
 
 
 def test_window_admits_the_unmetered_whatever_their_size() -> None:
-    window = _Window(limit=100, unmetered=3, expected=None)
+    window = _Window(limit=100, unmetered=3, expected=None, now=0)
     for _ in range(3):
-        assert window.admits(1 << 40)
+        assert window.admits(1 << 40, 0)
         window.start(1 << 40)
-    assert not window.admits(0)
+    assert not window.admits(0, 0)
 
 
 def test_window_never_admits_more_than_the_limit() -> None:
-    window = _Window(limit=2, unmetered=10, expected=None)
+    window = _Window(limit=2, unmetered=10, expected=None, now=0)
     window.start(0)
     window.start(0)
-    assert not window.admits(0)
+    assert not window.admits(0, 0)
 
 
 @pytest.mark.parametrize("expected", [None, 10])
 def test_window_learns_nothing_from_an_absent_key(expected: int | None) -> None:
     """That one chunk is missing does not mean that the next one is small."""
-    window = _Window(limit=1 << 40, unmetered=2, expected=expected)
+    window = _Window(limit=1 << 40, unmetered=2, expected=expected, now=0)
     for _ in range(2):
         window.start(None)
-    before = window.admits(None)
+    before = window.admits(None, 0)
     window.arrive(None, 0)
-    assert window.admits(None) is before is (expected is not None)
+    assert window.admits(None, 1) is before is (expected is not None)
+
+
+def test_window_is_wide_for_a_fast_backend_and_narrow_for_a_slow_one() -> None:
+    """A slow link is not flooded with requests that would wait for each other."""
+    mebibyte = 1 << 20
+    for seconds, expected in [(0.01, 64), (1, 32), (8, 4), (100, 2)]:
+        window = _Window(limit=1 << 40, unmetered=1, expected=None, now=50)
+        window.start(32 * mebibyte)
+        window.arrive(32 * mebibyte, 32 * mebibyte)
+        window.take(32 * mebibyte)
+        while window.admits(mebibyte, 50 + seconds):
+            window.start(mebibyte)
+        assert window.count == expected
 
 
 # ---------------------------------------------------------------------------
@@ -309,6 +339,18 @@ def test_window_learns_nothing_from_an_absent_key(expected: int | None) -> None:
 
 async def test_run_bounded_of_nothing() -> None:
     assert [group async for group in run_bounded([], limit=3)] == []
+
+
+async def test_run_bounded_of_one_fetch_makes_no_task() -> None:
+    fetches = Scripted(1)
+    groups = run_bounded(fetches, limit=3)
+    waiting = asyncio.ensure_future(anext(groups))
+    await turns()
+    assert asyncio.all_tasks() == {asyncio.current_task(), waiting}
+    fetches.finish(0)
+    assert [index for index, _ in await waiting] == [0]
+    with pytest.raises(StopAsyncIteration):
+        await anext(groups)
 
 
 async def test_run_bounded_yields_in_completion_order() -> None:
@@ -375,7 +417,7 @@ async def test_run_bounded_plans_no_further_ahead_than_it_must() -> None:
         for index in range(10):
             waiting = asyncio.ensure_future(anext(groups))
             await turns()
-            assert fetches.planned <= 4 + index + 1
+            assert fetches.planned <= 4 + index + 2
             assert len(asyncio.all_tasks()) <= 4 + 2
             fetches.finish(index)
             assert [i for i, _ in await waiting] == [index]
@@ -602,24 +644,32 @@ async def test_run_bounded_with_a_failure_in_the_iterable(position: int) -> None
 
 
 async def test_run_bounded_with_failures_in_the_iterable_and_of_fetches() -> None:
-    fetches = Scripted(3)
-    error = LookupError("no more")
+    """The iterable fails, and a fetch that is in flight fails instead of being cancelled."""
+    error, rude = LookupError("no more"), ValueError("not now")
+
+    async def end() -> ReadGroup:
+        await turns(5)
+        return ((0, None),)
+
+    async def fail_when_cancelled() -> ReadGroup:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise rude from None
+        raise AssertionError
 
     def plan() -> Iterator[Fetch]:
-        yield from fetches
+        for run in (end, fail_when_cancelled, end):
+            yield Fetch(run, None)
         raise error
 
     groups = run_bounded(plan(), limit=2)
-    waiting = asyncio.ensure_future(anext(groups))
-    await turns()
-    fetches.finish(0)
-    fetches.fail(1, OSError("at the same time"))
-    assert [index for index, _ in await waiting] == [0]
-    # The third fetch starts now, and with it the iterable is asked for a fourth.
+    assert await anext(groups) == ((0, None),)
     with pytest.raises(LookupError) as caught:
         await anext(groups)
     assert caught.value is error
-    assert [type(e) for e in following(error)] == [LookupError, ExceptionGroup]
+    assert isinstance(error.__cause__, ExceptionGroup)
+    assert error.__cause__.exceptions == (rude,)
 
 
 async def test_run_bounded_stops_when_closed() -> None:
@@ -1152,3 +1202,201 @@ async def test_closing_groups_takes_an_iterator_without_aclose() -> None:
 
     async with closing_groups(Plain()) as groups:
         assert [group async for group in groups] == []
+
+
+# ---------------------------------------------------------------------------
+# checked
+# ---------------------------------------------------------------------------
+
+
+async def reports(*groups: list[int]) -> AsyncGenerator[ReadGroup]:
+    for group in groups:
+        yield [(index, None) for index in group]
+
+
+async def test_checked_passes_groups_on() -> None:
+    groups = [group async for group in checked(reports([2], [], [0, 3], [1]), 4)]
+    assert [[index for index, _ in group] for group in groups] == [[2], [], [0, 3], [1]]
+
+
+@pytest.mark.parametrize(
+    ("groups", "count", "message"),
+    [
+        ([[0], [0]], 1, "request 0 of 1 twice"),
+        ([[1, 0, 1]], 2, "request 1 of 2 twice"),
+        ([[0], [2]], 2, "request 2 of 2, which does not exist"),
+        ([[-1]], 2, "request -1 of 2, which does not exist"),
+        ([[0]], 0, "request 0 of 0, which does not exist"),
+        ([[0, 2]], 3, "1 of 3 requests, the first of them number 1"),
+        ([], 2, "2 of 2 requests, the first of them number 0"),
+    ],
+    ids=range(7),
+)
+async def test_checked_takes_no_wrong_report(
+    groups: list[list[int]], count: int, message: str
+) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        await consume(checked(reports(*groups), count), [])
+
+
+async def test_checked_closes_what_it_checks() -> None:
+    closed: list[bool] = []
+    groups = checked(two_groups(closed), 2)
+    await anext(groups)
+    await groups.aclose()
+    assert closed == [True]
+
+
+# ---------------------------------------------------------------------------
+# process_bounded
+# ---------------------------------------------------------------------------
+
+
+class Processing:
+    """What `process_bounded` does with ten groups, each of which is let through when told to."""
+
+    def __init__(self, *, limit: int = 3, cleanup: asyncio.Event | None = None) -> None:
+        self.given = 0
+        self.closed = False
+        self.started: list[int] = []
+        self.cancelled: list[int] = []
+        self.taken: list[int] = []
+        self.failures: dict[int, Exception] = {}
+        self.cleanup = cleanup
+        self.gates = [asyncio.Event() for _ in range(10)]
+        self.task = asyncio.create_task(
+            consume(process_bounded(self._groups(), self._process, limit=limit), self.taken)
+        )
+
+    async def _groups(self) -> AsyncGenerator[ReadGroup]:
+        try:
+            for index in range(10):
+                self.given += 1
+                yield ((index, None),)
+            if -1 in self.failures:
+                raise self.failures[-1]
+        finally:
+            self.closed = True
+
+    async def _process(self, group: ReadGroup) -> ReadGroup:
+        [(index, _)] = group
+        self.started.append(index)
+        try:
+            await self.gates[index].wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(index)
+            if self.cleanup is not None:
+                await self.cleanup.wait()
+            raise
+        if index in self.failures:
+            raise self.failures[index]
+        return ((index, buffer(1)),)
+
+    def let(self, *indices: int) -> None:
+        for index in indices:
+            self.gates[index].set()
+
+
+async def test_process_bounded_yields_what_is_done() -> None:
+    processing = Processing(limit=10)
+    for index in (3, 9, 0, 4, 1, 2, 8, 7, 5, 6):
+        await turns()
+        processing.let(index)
+    await processing.task
+    assert processing.taken == [3, 9, 0, 4, 1, 2, 8, 7, 5, 6]
+    assert processing.closed
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+async def test_process_bounded_keeps_to_the_limit(limit: int) -> None:
+    processing = Processing(limit=limit)
+    for index in range(10):
+        await turns()
+        assert len(processing.started) == min(10, limit + index)
+        assert processing.given <= limit + index + 1
+        processing.let(index)
+    await processing.task
+    assert processing.taken == list(range(10))
+
+
+async def test_process_bounded_of_nothing() -> None:
+    async def process(group: ReadGroup) -> ReadGroup:
+        raise AssertionError(group)
+
+    await consume(process_bounded(reports(), process, limit=3), [])
+
+
+async def test_process_bounded_raises_the_failure_of_processing() -> None:
+    error = OSError("full")
+    processing = Processing()
+    processing.failures[1] = error
+    await turns()
+    processing.let(0)
+    await turns()
+    processing.let(1)
+    with pytest.raises(OSError) as caught:
+        await processing.task
+    assert caught.value is error
+    assert processing.taken == [0]
+    assert processing.closed
+    assert sorted(processing.started) == sorted([0, 1, *processing.cancelled])
+
+
+async def test_process_bounded_raises_the_failure_of_the_groups() -> None:
+    error = OSError("the cable is out")
+    processing = Processing(limit=20)
+    processing.failures[-1] = error
+    with pytest.raises(OSError) as caught:
+        await processing.task
+    assert caught.value is error
+    assert processing.closed
+    assert sorted(processing.started) == sorted(processing.cancelled)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_process_bounded_is_cancelled(times: int) -> None:
+    cleanup = asyncio.Event()
+    processing = Processing(cleanup=cleanup)
+    await turns()
+    for _ in range(times):
+        processing.task.cancel()
+        await turns()
+        assert not processing.task.done()
+    cleanup.set()
+    with pytest.raises(asyncio.CancelledError):
+        await processing.task
+    assert sorted(processing.cancelled) == [0, 1, 2]
+    assert processing.closed
+
+
+async def test_process_bounded_is_closed_early() -> None:
+    closed: list[bool] = []
+
+    async def process(group: ReadGroup) -> ReadGroup:
+        return group
+
+    groups = process_bounded(two_groups(closed), process, limit=1)
+    assert await anext(groups) == ((0, None),)
+    await groups.aclose()
+    assert closed == [True]
+
+
+async def test_process_bounded_takes_groups_in_one_task() -> None:
+    """An iterator may hold on to the task that it runs in: a task group does, and so on."""
+    tasks = set()
+
+    async def groups() -> AsyncGenerator[ReadGroup]:
+        for index in range(4):
+            tasks.add(asyncio.current_task())
+            await turns(3)
+            tasks.add(asyncio.current_task())
+            yield ((index, None),)
+        tasks.add(asyncio.current_task())
+
+    async def process(group: ReadGroup) -> ReadGroup:
+        return group
+
+    taken: list[int] = []
+    await consume(process_bounded(groups(), process, limit=2), taken)
+    assert sorted(taken) == [0, 1, 2, 3]
+    assert len(tasks) == 1

@@ -27,6 +27,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 import zarr
+import zarr.api.asynchronous
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import (
     BloscCodec,
@@ -46,7 +47,7 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
 from zarr.core.config import config
 from zarr.core.dtype import Int32
 from zarr.errors import ChunkNotFoundError
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath
 from zarr.testing.store import LatencyStore
 from zarr.testing.strategies import basic_indices
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         Iterable,
         Sequence,
     )
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -650,6 +652,22 @@ def test_many_readers() -> None:
 
 
 @pytest.mark.usefixtures("pipeline")
+@pytest.mark.parametrize("max_workers", [None, 1])
+async def test_one_thread_is_enough(tmp_path: Path, max_workers: int | None) -> None:
+    """Reading a file needs a thread, decoding does, and here is one for all of it."""
+    executor = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(executor)
+    with config.set({"threading.max_workers": max_workers}):
+        array = await zarr.api.asynchronous.create_array(
+            LocalStore(tmp_path), shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype
+        )
+        await array.setitem(..., DATA)
+        async with asyncio.timeout(30):
+            for result in await asyncio.gather(*(array.getitem(...) for _ in range(5))):
+                np.testing.assert_array_equal(result, DATA)
+
+
+@pytest.mark.usefixtures("pipeline")
 def test_a_store_that_overrides_get_sees_every_chunk() -> None:
     class Doubling(MemoryStore):
         _supports_sync_io = False
@@ -671,6 +689,24 @@ def test_a_store_that_overrides_get_sees_every_chunk() -> None:
     )
     array[...] = DATA
     np.testing.assert_array_equal(array[...], DATA * 2)
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_a_get_that_was_replaced_sees_every_chunk(store: RecordingStore) -> None:
+    array = zarr.create_array(store, shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype)
+    array[...] = DATA
+    store.forget()
+    seen = []
+    original = store.get
+
+    async def get(key: str, *args: Any, **kwargs: Any) -> Buffer | None:
+        seen.append(key)
+        return await original(key, *args, **kwargs)
+
+    store.get = get  # type: ignore[method-assign]
+    np.testing.assert_array_equal(array[...], DATA)
+    assert len(seen) == array.nchunks
+    assert store.many == []
 
 
 @given(data=st.data())
@@ -780,7 +816,7 @@ class Work:
     most_active: int = 0
     held: set[int] = field(default_factory=set)
     release: threading.Event = field(default_factory=threading.Event)
-    failures: dict[int, Exception] = field(default_factory=dict)
+    failures: dict[int, BaseException] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, value: Buffer) -> int:
@@ -803,9 +839,15 @@ class Work:
         return number in self.held and not self.release.is_set()
 
 
+OURS = "zarr.testing"
+"""The module of a codec that is one of this package's, for all that anybody can tell."""
+
+
 @dataclass(frozen=True)
 class SyncCodec(BytesBytesCodec):
     """Leaves bytes as they are. Decoding is synchronous."""
+
+    __module__ = OURS
 
     work: Work = field(default_factory=Work, compare=False)
 
@@ -826,6 +868,14 @@ class SyncCodec(BytesBytesCodec):
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
         return await asyncio.to_thread(self._decode_sync, chunk_data, chunk_spec)
+
+
+@dataclass(frozen=True)
+class ForeignCodec(SyncCodec):
+    """The same in another package."""
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        return super()._decode_sync(chunk_data, chunk_spec)
 
 
 @dataclass(frozen=True)
@@ -931,6 +981,7 @@ def work() -> Generator[Work]:
 ROADS = {
     "batched-sync": (BatchedCodecPipeline, SyncCodec),
     "fused-sync": (FusedCodecPipeline, SyncCodec),
+    "batched-foreign": (BatchedCodecPipeline, ForeignCodec),
     "batched-async": (BatchedCodecPipeline, AsyncCodec),
     "fused-async": (FusedCodecPipeline, AsyncCodec),
 }
@@ -1108,6 +1159,86 @@ async def test_a_thread_decodes_many_chunks(
     assert hops < 20
 
 
+async def test_one_small_chunk_is_decoded_in_the_event_loop(
+    threads: MakeReader, work: Work
+) -> None:
+    """A thread would take longer to get going."""
+    reader = threads(ChunkStore(1), 1)
+    assert await reader.read() == ["present"]
+    assert reader.values == [0]
+    assert work.threads == {threading.get_ident()}
+
+
+async def test_one_large_chunk_is_decoded_on_a_thread(
+    threads: MakeReader, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And on one thread it stays, however many there are."""
+    monkeypatch.setattr("zarr.core._chunk_reads.MAX_BYTES_INLINE", 15)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    hops = 0
+    loop = asyncio.get_running_loop()
+    original = loop.run_in_executor
+
+    def run_in_executor(*args: Any) -> Any:
+        nonlocal hops
+        hops += 1
+        return original(*args)
+
+    monkeypatch.setattr(loop, "run_in_executor", run_in_executor)
+    reader = threads(ChunkStore(1), 1)
+    assert await reader.read() == ["present"]
+    assert reader.values == [0]
+    assert threading.get_ident() not in work.threads
+    assert hops == 1
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_one_chunk_that_is_not_there(
+    road: MakeReader, monkeypatch: pytest.MonkeyPatch, inline: bool
+) -> None:
+    monkeypatch.setattr("zarr.core._chunk_reads.MAX_BYTES_INLINE", 16 if inline else 15)
+    store = ChunkStore(1)
+    del store._store_dict["c/0"]
+    reader = road(store, 1)
+    assert await reader.read() == ["missing"]
+    assert reader.values == [-1]
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_one_chunk_that_fails(
+    road: MakeReader, work: Work, monkeypatch: pytest.MonkeyPatch, inline: bool
+) -> None:
+    monkeypatch.setattr("zarr.core._chunk_reads.MAX_BYTES_INLINE", 16 if inline else 15)
+    store = ChunkStore(1)
+    work.failures[0] = OSError("not a valid stream")
+    with pytest.raises(OSError) as caught:
+        await road(store, 1).read()
+    assert caught.value is work.failures[0]
+    work.failures.clear()
+    store.fail(0, KeyError("the store"))
+    with pytest.raises(KeyError) as caught_too:
+        await road(store, 1).read()
+    assert caught_too.value is store.failures["c/0"]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_one_chunk_whose_read_is_cancelled(
+    threads: MakeReader, work: Work, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr("zarr.core._chunk_reads.MAX_BYTES_INLINE", 15)
+    work.held = {0}
+    task = threads(ChunkStore(1), 1).start()
+    await until(lambda: work.active == 1)
+    for _ in range(times):
+        task.cancel()
+        await turns()
+        assert not task.done()
+    work.release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.active == 0
+
+
 async def test_context_variables_of_the_caller_are_seen(road: MakeReader, work: Work) -> None:
     token = caller.set("somebody")
     try:
@@ -1208,6 +1339,8 @@ def calls() -> defaultdict[str, int]:
 class OverridesDecodeSingle(SyncCodec):
     """A synchronous codec whose subclass means something else by decoding."""
 
+    __module__ = OURS
+
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
         CALLS.calls["_decode_single"] += 1
         return chunk_data
@@ -1216,6 +1349,8 @@ class OverridesDecodeSingle(SyncCodec):
 @dataclass(frozen=True)
 class OverridesDecode(SyncCodec):
     """A synchronous codec whose subclass decodes batches."""
+
+    __module__ = OURS
 
     async def decode(
         self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
@@ -1230,6 +1365,8 @@ class OverridesDecode(SyncCodec):
 class OverridesDecodeSync(SyncCodec):
     """A subclass that replaces the synchronous decoding itself."""
 
+    __module__ = OURS
+
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
         CALLS.calls["_decode_sync"] += 1
         return chunk_data
@@ -1238,6 +1375,8 @@ class OverridesDecodeSync(SyncCodec):
 @dataclass(frozen=True)
 class OverridesBoth(SyncCodec):
     """A subclass that replaces both in step."""
+
+    __module__ = OURS
 
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
         CALLS.calls["_decode_sync"] += 1
@@ -1249,6 +1388,18 @@ class OverridesBoth(SyncCodec):
 
 
 @dataclass(frozen=True)
+class ForeignBoth(OverridesBoth):
+    """Another package's codec may count on being called in the event loop."""
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        raise AssertionError
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        self.work.end(self.work.begin(chunk_data))
+        return await super()._decode_single(chunk_data, chunk_spec)
+
+
+@dataclass(frozen=True)
 class ChildOfOverridesDecodeSingle(OverridesDecodeSingle):
     """Inherits what its parent means by decoding."""
 
@@ -1256,6 +1407,8 @@ class ChildOfOverridesDecodeSingle(OverridesDecodeSingle):
 @dataclass(frozen=True)
 class SyncOnTopOfSingle(OverridesDecodeSingle):
     """Replaces the synchronous decoding again, lower than `_decode_single`."""
+
+    __module__ = OURS
 
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
         CALLS.calls["_decode_sync"] += 1
@@ -1271,6 +1424,7 @@ class SyncOnTopOfSingle(OverridesDecodeSingle):
         (OverridesDecodeSync, "_decode_sync"),
         (OverridesBoth, "_decode_sync"),
         (SyncOnTopOfSingle, "_decode_sync"),
+        (ForeignBoth, "_decode_single"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else value,
 )
@@ -1282,6 +1436,7 @@ async def test_the_decoding_that_a_subclass_means_is_used(
     assert calls == {method: 10}
     assert reader.values == list(range(10))
     assert all(size <= 3 for size in work.batches)
+    assert work.threads <= {threading.get_ident()}
 
 
 class PipelineWithReadBatch(BatchedCodecPipeline):
@@ -1547,7 +1702,7 @@ async def test_a_failing_codec_ends_the_decoding(threads: MakeReader, work: Work
 
 async def test_several_failing_codecs(road: MakeReader, work: Work) -> None:
     """The first failure is raised, with the others at the end of its chain of causes."""
-    errors: dict[int, Exception] = {0: OSError("zero"), 1: KeyError("one")}
+    errors: dict[int, BaseException] = {0: OSError("zero"), 1: KeyError("one")}
     work.failures = errors
     work.held = {0, 1}
     setting = {"threading.max_workers": 2, "codec_pipeline.max_workers": 2}
@@ -1740,23 +1895,39 @@ async def test_a_store_that_reports_nothing(road: MakeReader) -> None:
 
 async def test_a_store_that_reports_what_nobody_asked_for(road: MakeReader) -> None:
     store = Misreporting(3, lambda number: [number, number + 3])
-    with pytest.raises((IndexError, RuntimeError)):
+    with pytest.raises(RuntimeError, match="request 3 of 3"):
+        await road(store, 3).read()
+
+
+async def test_a_store_that_counts_from_the_end(road: MakeReader) -> None:
+    store = Misreporting(3, lambda number: [number - 3])
+    with pytest.raises(RuntimeError, match="request -3 of 3"):
         await road(store, 3).read()
 
 
 async def test_a_store_that_reports_chunks_twice(road: MakeReader) -> None:
-    """That is no more than wasteful."""
     store = Misreporting(3, lambda number: [number, number])
-    reader = road(store, 3)
-    assert await reader.read() == ["present"] * 3
-    assert reader.values == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="request 0 of 3 twice"):
+        await road(store, 3).read()
 
 
 async def test_a_store_that_reports_one_chunk_as_another(road: MakeReader) -> None:
     """One chunk is reported twice, another never."""
     store = Misreporting(3, lambda number: [0 if number == 2 else number])
-    with pytest.raises(RuntimeError, match="did not report"):
+    with pytest.raises(RuntimeError, match="request 0 of 3 twice"):
         await road(store, 3).read()
+
+
+@pytest.mark.parametrize("error", [StopIteration(), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("road", sorted(ROADS.keys() - {"batched-foreign"}), indirect=True)
+async def test_a_codec_that_raises_what_means_something_else(
+    road: MakeReader, work: Work, error: BaseException, count: int
+) -> None:
+    """To a coroutine, or to a task. It must not pass for the end of anything."""
+    work.failures[0] = error
+    with pytest.raises(RuntimeError):
+        await road(ChunkStore(count), count).read()
 
 
 async def test_a_warning_that_is_an_error(threads: MakeReader, work: Work) -> None:
@@ -1767,6 +1938,8 @@ async def test_a_warning_that_is_an_error(threads: MakeReader, work: Work) -> No
 
     @dataclass(frozen=True)
     class WarningCodec(SyncCodec):
+        __module__ = OURS
+
         def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
             warnings.warn("careful", Warning_, stacklevel=1)
             return chunk_data
@@ -1780,6 +1953,8 @@ async def test_floating_point_errors_obey_the_caller(work: Work) -> None:
 
     @dataclass(frozen=True)
     class DividingCodec(SyncCodec):
+        __module__ = OURS
+
         def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
             np.float64(1) / np.float64(0)
             return chunk_data

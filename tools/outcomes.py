@@ -73,6 +73,11 @@ def read(report: Path) -> dict[str, Outcome]:
     return outcomes
 
 
+def finished(report: Path) -> bool:
+    """Tell whether pytest came to its end, in whichever way: it was not killed and did not hang."""
+    return report.exists() and '"SessionFinish"' in report.read_text()[-1000:]
+
+
 def losses(before: Outcomes, after: Outcomes) -> list[str]:
     """Compare two runs of the same tests.
 

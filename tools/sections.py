@@ -13,8 +13,8 @@ from tools.outcomes import Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
 from tools.selection import UPSTREAM, parse
-from tools.session import Report, Session
 from tools.test import SECTIONS
+from tools.trial import Report, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,48 +26,48 @@ OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
 PROVENANCE = ROOT.parent / "shared" / "tools" / "provenance.py"
 
 
-def lint(session: Session, report: Report) -> None:
+def lint(trial: Trial, report: Report) -> None:
     """Run ruff."""
     for title, *command in (("ruff check", "check"), ("ruff format", "format", "--check")):
-        session.check(report, f"{title}, this checkout", "-m", "ruff", *command, ".")
-        session.check(
+        trial.check(report, f"{title}, this checkout", "-m", "ruff", *command, ".")
+        trial.check(
             report,
             f"{title}, the merged modules as upstream wants them",
-            *("-m", "ruff", *command, "--no-cache", *session.modules),
-            cwd=session.workplace,
+            *("-m", "ruff", *command, "--no-cache", *trial.modules),
+            cwd=trial.workplace,
         )
 
 
-def types(session: Session, report: Report) -> None:
+def types(trial: Trial, report: Report) -> None:
     """Run mypy."""
     cache = f"--cache-dir={BUILD / 'cache' / 'mypy'}"
-    settings = f"--config-file={session.workplace / 'pyproject.toml'}"
-    session.check(report, "mypy, tools", "-m", "mypy", cache)
-    session.check(
+    settings = f"--config-file={trial.workplace / 'pyproject.toml'}"
+    trial.check(report, "mypy, tools", "-m", "mypy", cache)
+    trial.check(
         report,
         "mypy, the merged modules as upstream wants them",
         # What is wrong in modules that the overlay does not touch is upstream's affair.
-        *("-m", "mypy", f"{cache}-merged", "--follow-imports=silent", *session.modules),
-        cwd=session.workplace,
+        *("-m", "mypy", f"{cache}-merged", "--follow-imports=silent", *trial.modules),
+        cwd=trial.workplace,
     )
-    session.check(
+    trial.check(
         report,
         "mypy, the fork's tests as upstream wants them",
         *("-m", "mypy", f"{cache}-tests", "--follow-imports=silent", settings, "tests"),
     )
 
 
-def fork(session: Session, report: Report) -> None:
+def fork(trial: Trial, report: Report) -> None:
     """Run the fork's tests; where they are all run, measure what they cover."""
-    if session.selection:
-        arguments = session.selection.arguments("fork", OWN_TESTS["fork"])
-        outcomes = session.pytest(report, *arguments, cwd=ROOT, workers=session.workers)
+    if trial.selection:
+        arguments = trial.selection.arguments("fork", OWN_TESTS["fork"])
+        outcomes = trial.pytest(report, *arguments, cwd=ROOT, workers=trial.workers)
     else:
         data = BUILD / "coverage" / "data"
         data.parent.mkdir(parents=True, exist_ok=True)
         for old in data.parent.glob("data*"):
             old.unlink()
-        outcomes = session.pytest(
+        outcomes = trial.pytest(
             report,
             *OWN_TESTS["fork"],
             cwd=ROOT,
@@ -75,16 +75,16 @@ def fork(session: Session, report: Report) -> None:
             COVERAGE_FILE=str(data),
         )
         if report.good:
-            _cover(session, report, data)
+            _cover(trial, report, data)
     _tell_failures(report, outcomes)
 
 
-def _cover(session: Session, report: Report, data: Path) -> None:
+def _cover(trial: Trial, report: Report, data: Path) -> None:
     result, log = data.with_name("report.json"), data.with_name("log.txt")
-    variables = session.environment.variables(COVERAGE_FILE=str(data))
+    variables = trial.environment.variables(COVERAGE_FILE=str(data))
     for command in (["combine", "-q"], ["json", "-q", "-o", str(result)]):
         if children.run(
-            [session.environment.python, "-m", "coverage", *command],
+            [trial.environment.python, "-m", "coverage", *command],
             cwd=ROOT,
             env=variables,
             log=log,
@@ -95,7 +95,7 @@ def _cover(session: Session, report: Report, data: Path) -> None:
         (ROOT / name).resolve(): file
         for name, file in json.loads(result.read_text())["files"].items()
     }
-    rows = covered.measure_all(session.plan, session.environment.packages.resolve(), files)
+    rows = covered.measure_all(trial.plan, trial.environment.packages.resolve(), files)
     print("\nCovered by the fork's tests, of what the overlay adds and replaces:\n")
     print("\n".join(covered.table(rows)), flush=True)
     overlay = covered.Covered.total("the overlay", rows)
@@ -103,28 +103,28 @@ def _cover(session: Session, report: Report, data: Path) -> None:
         report.fail(f"they cover less than {covered.REQUIRED}% of the overlay")
 
 
-def tools(session: Session, report: Report) -> None:
+def tools(trial: Trial, report: Report) -> None:
     """Run the tests of what is not installed."""
     folders = [f for f in OWN_TESTS["tools"] if any((ROOT / f).rglob("test_*.py"))]
-    arguments = session.selection.arguments("tools", folders)
-    _tell_failures(report, session.pytest(report, *arguments, cwd=ROOT))
+    arguments = trial.selection.arguments("tools", folders)
+    _tell_failures(report, trial.pytest(report, *arguments, cwd=ROOT))
 
 
-def upstream(session: Session, report: Report) -> None:
+def upstream(trial: Trial, report: Report) -> None:
     """Run upstream's suite on the fork, and compare it with what the release does."""
-    outcomes = _run_suite(session, report, session.workplace, session.environment)
-    added = suite.added_tests(session.plan.definitions("adds"))
+    outcomes = _run_suite(trial, report, trial.workplace, trial.environment)
+    added = suite.added_tests(trial.plan.definitions("adds"))
     _, new = parted(outcomes, lambda test: function(test) in added)
     if new:
         report.notes.append(f"{len(new)} of these tests are added by the fork")
-    if session.stock:
-        _compare_with_stock(session, report, outcomes)
+    if trial.stock:
+        _compare_with_stock(trial, report, outcomes)
         return
     _tell_failures(report, outcomes)
-    if session.selection:
+    if trial.selection:
         return
-    release = session.project.pinned
-    expected = session.record.expected(release, session.pipeline, session.python)
+    release = trial.project.pinned
+    expected = trial.record.expected(release, trial.pipeline, trial.python)
     if expected is None:
         report.notes.append("what the release does was not recorded: --stock compares with it")
     elif differences := suite.against_record(outcomes, added, expected):
@@ -133,16 +133,14 @@ def upstream(session: Session, report: Report) -> None:
         report.notes.append(f"all others do what they do on zarr {release}")
 
 
-def _compare_with_stock(session: Session, report: Report, outcomes: Outcomes) -> None:
+def _compare_with_stock(trial: Trial, report: Report, outcomes: Outcomes) -> None:
     """Run the suite on the release, and compare test by test."""
-    other = session.environment.beside("stock")
-    release = f"zarr[{suite.EXTRAS}]=={session.project.pinned}"
-    session.install_zarr(other, "the release", release)
+    other = trial.install_release()
     on_release = Report("upstream")
-    stock = _run_suite(session, on_release, suite.workplace(session.sdist, other), other)
+    stock = _run_suite(trial, on_release, suite.workplace(trial.sdist, other), other)
     if counts := on_release.counts:
         report.notes.append(
-            f'on the release: "{session.python}" = {{ passed = {counts.passed}, '
+            f'on the release: "{trial.python}" = {{ passed = {counts.passed}, '
             f"skipped = {counts.skipped}, xfailed = {counts.xfailed} }}, {counts.failed} failed"
         )
     if not on_release.good:
@@ -153,40 +151,40 @@ def _compare_with_stock(session: Session, report: Report, outcomes: Outcomes) ->
         report.notes.append("no test fails or is skipped on the fork alone")
 
 
-def _run_suite(session: Session, report: Report, place: Path, environment: Environment) -> Outcomes:
-    return session.pytest(
+def _run_suite(trial: Trial, report: Report, place: Path, environment: Environment) -> Outcomes:
+    return trial.pytest(
         report,
-        *session.selection.arguments(UPSTREAM, suite.WHOLE),
-        *_deselected(session, report, in_docs=False),
+        *trial.selection.arguments(UPSTREAM, suite.WHOLE),
+        *_deselected(trial, report, in_docs=False),
         cwd=place,
         environment=environment,
-        workers=session.workers,
+        workers=trial.workers,
         # One of upstream's profiles, which draws the same examples every time.
         HYPOTHESIS_PROFILE=os.environ.get("HYPOTHESIS_PROFILE", "ci"),
-        ZARR_CODEC_PIPELINE__PATH=suite.PIPELINES[session.pipeline],
+        ZARR_CODEC_PIPELINE__PATH=suite.PIPELINES[trial.pipeline],
     )
 
 
-def docs(session: Session, report: Report) -> None:
+def docs(trial: Trial, report: Report) -> None:
     """Run the examples in upstream's documentation, and in the docstrings of the installed fork."""
-    outcomes = session.pytest(
+    outcomes = trial.pytest(
         report,
         *suite.DOCUMENTATION,
-        f"--ignore={session.environment.packages / 'zarr' / '_cli'}",
-        *_deselected(session, report, in_docs=True),
-        *session.selection.options,
-        cwd=session.workplace,
-        workers=session.workers,
+        f"--ignore={trial.environment.packages / 'zarr' / '_cli'}",
+        *_deselected(trial, report, in_docs=True),
+        *trial.selection.options,
+        cwd=trial.workplace,
+        workers=trial.workers,
     )
     _tell_failures(report, outcomes)
 
 
-def provenance(session: Session, report: Report) -> None:
+def provenance(trial: Trial, report: Report) -> None:
     """Look for text of upstream's in this repository."""
-    session.check(report, "text of upstream's", PROVENANCE, session.sdist, "--repo", ROOT)
+    trial.check(report, "text of upstream's", PROVENANCE, trial.sdist, "--repo", ROOT)
 
 
-RUN: dict[str, Callable[[Session, Report], None]] = {
+RUN: dict[str, Callable[[Trial, Report], None]] = {
     "lint": lint,
     "types": types,
     "fork": fork,
@@ -233,25 +231,25 @@ def run(
     selection = parse(arguments, OWN_TESTS, lambda: suite.unpacked(project))
     if workers is None:
         workers = 0 if selection else len(os.sched_getaffinity(0))
-    session = Session(environment, selection, stock, pipeline, workers, project)
-    reports = [_section("install", lambda session, _: session.install(), session)]
-    for name in sections or session.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
+    trial = Trial(environment, selection, stock, pipeline, workers, project)
+    reports = [_section("install", lambda trial, _: trial.install(), trial)]
+    for name in sections or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
         if name == "provenance" and not PROVENANCE.exists():
             continue
         if reports[0].good:
-            reports.append(_section(name, RUN[name], session))
+            reports.append(_section(name, RUN[name], trial))
         else:
             reports.append(Report(name, good=False, notes=["not run"]))
     return summary(reports, time.monotonic() - began)
 
 
-def _section(name: str, work: Callable[[Session, Report], None], session: Session) -> Report:
+def _section(name: str, work: Callable[[Trial, Report], None], trial: Trial) -> Report:
     what = SECTIONS.get(name, "what is tested, and what it is tested with")
     print(f"\n==== {name}: {what}\n", flush=True)
     report = Report(name)
     began = time.monotonic()
     try:
-        work(session, report)
+        work(trial, report)
     except (OverlayError, SetupError) as error:
         print(error, flush=True)
         report.fail(str(error).partition("\n")[0])
@@ -259,9 +257,9 @@ def _section(name: str, work: Callable[[Session, Report], None], session: Sessio
     return report
 
 
-def _deselected(session: Session, report: Report, *, in_docs: bool) -> list[str]:
+def _deselected(trial: Trial, report: Report, *, in_docs: bool) -> list[str]:
     """Return the arguments that leave out what the record names, and say so where it would run."""
-    named = session.record.deselected(session.pipeline)
+    named = trial.record.deselected(trial.pipeline)
     report.notes.extend(
         f"not run: {test}: {reason}"
         for test, reason in named.items()

@@ -1454,6 +1454,24 @@ async def test_the_allowed_exceptions(
         await agree(store, ["good", *requests])
 
 
+@pytest.mark.parametrize("error", [OSError, PermissionError, RuntimeError, TimeoutError])
+async def test_a_failed_read_is_not_tried_again(error: type[Exception]) -> None:
+    """That it might work the next time, or for less at a time, is no reason."""
+
+    class FailsOnce(Recording):
+        async def _cat_file(self, path: str, **kwargs: Any) -> bytes:
+            first = not self.reads
+            data = await super()._cat_file(path, **kwargs)
+            if first:
+                raise error
+            return data
+
+    for requests in PROBES.values():
+        fs = FailsOnce({"bad": noise(100), "absent": b""})
+        with pytest.raises(error):
+            await read(FsspecStore(fs, path=""), requests[:2])
+
+
 async def test_a_range_that_can_not_be_satisfied_is_empty() -> None:
     """What S3 says of a range that starts beyond the end."""
 
@@ -1747,9 +1765,12 @@ async def test_roots(path: str, through: str) -> None:
 
 async def test_a_closed_store_opens_again() -> None:
     store = FsspecStore(Recording({"a": b"value"}), path="")
-    store.close()
-    assert await read(store, ["a"]) == [b"value"]
-    assert store._is_open
+    opened: list[list[Request]] = [["a"], [("a", RangeByteRequest(i, i + 1)) for i in range(5)], []]
+    for requests in opened:
+        store.close()
+        expected = [b"value"[i : i + 1] for i in range(5)] if len(requests) > 1 else [b"value"]
+        assert await read(store, requests) == expected[: len(requests)]
+        assert store._is_open
 
 
 async def test_the_prototype_decides_on_the_buffer() -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tools import sections, session
+from tools import sections, trial
 from tools.environment import BUILD, Environment
 from tools.outcomes import Counts
 from tools.selection import Selection
-from tools.session import Report, Session
 from tools.test import SECTIONS
+from tools.trial import Report, Trial
 
 
-def _session(*options: str) -> Session:
+def _trial(*options: str) -> Trial:
     environment = Environment(Path(sys.prefix))
-    return Session(environment, Selection(options), stock=False, pipeline="batched", workers=0)
+    return Trial(environment, Selection(options), stock=False, pipeline="batched", workers=0)
 
 
 def _tests(folder: Path, text: str) -> Path:
@@ -29,7 +29,7 @@ def _tests(folder: Path, text: str) -> Path:
 @pytest.fixture
 def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
     pytest.importorskip("pytest_reportlog")
-    monkeypatch.setattr(session, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(trial, "BUILD", tmp_path / "build")
     return Report("some")
 
 
@@ -39,7 +39,7 @@ def test_every_section_is_explained() -> None:
 
 def test_pytest_counts(tmp_path: Path, report: Report) -> None:
     text = "def test_a(): pass\ndef test_b(): assert 0\ndef test_c(): __import__('pytest').skip()\n"
-    outcomes = _session().pytest(report, ".", cwd=_tests(tmp_path, text))
+    outcomes = _trial().pytest(report, ".", cwd=_tests(tmp_path, text))
     assert report.counts == Counts(passed=1, failed=1, skipped=1)
     assert [outcomes[f"test_them.py::test_{name}"] for name in "abc"] == [
         "passed",
@@ -51,16 +51,16 @@ def test_pytest_counts(tmp_path: Path, report: Report) -> None:
 
 
 def test_pytest_that_cannot_collect(tmp_path: Path, report: Report) -> None:
-    _session().pytest(report, ".", cwd=_tests(tmp_path, "import no_such_module"))
+    _trial().pytest(report, ".", cwd=_tests(tmp_path, "import no_such_module"))
     assert report.counts == Counts(failed=1)
-    assert not report.good
+    assert report.notes == ["pytest ended with status 2"]
 
 
 def test_pytest_that_ends_early(tmp_path: Path, report: Report) -> None:
     text = "import os\ndef test_a(): pass\ndef test_b(): os._exit(9)\n"
-    _session().pytest(report, ".", cwd=_tests(tmp_path, text))
+    _trial().pytest(report, ".", cwd=_tests(tmp_path, text))
     assert not report.good
-    assert report.notes == ["pytest ended with status 9"]
+    assert report.notes == ["pytest was killed, or a test hung"]
 
 
 @pytest.mark.parametrize("selected", [True, False])
@@ -68,15 +68,15 @@ def test_nothing_collected_is_wrong_unless_selected(
     tmp_path: Path, report: Report, *, selected: bool
 ) -> None:
     place = _tests(tmp_path, "def test_a(): pass\n")
-    _session(*["-k", "none"] if selected else []).pytest(report, ".", "-k", "none", cwd=place)
+    _trial(*["-k", "none"] if selected else []).pytest(report, ".", "-k", "none", cwd=place)
     assert report.good is selected
 
 
 def test_check(capfd: pytest.CaptureFixture[str]) -> None:
     report = Report("some")
-    _session().check(report, "fine", "-c", "print('what it says')")
+    _trial().check(report, "fine", "-c", "print('what it says')")
     assert report == Report("some")
-    _session().check(report, "broken", "-c", "raise SystemExit(1)")
+    _trial().check(report, "broken", "-c", "raise SystemExit(1)")
     assert report == Report("some", good=False, notes=["broken"])
     assert capfd.readouterr().out == "-- fine\nwhat it says\n-- broken\n"
 

@@ -378,14 +378,9 @@ async def closing_groups(
     try:
         yield groups
     finally:
-        await close_groups(groups)
-
-
-async def close_groups(groups: AsyncIterator[ReadGroup]) -> None:
-    """Close an iterator of `get_many`, if it has anything to close."""
-    aclose: Callable[[], Awaitable[None]] | None = getattr(groups, "aclose", None)
-    if aclose is not None:
-        await aclose()
+        aclose: Callable[[], Awaitable[None]] | None = getattr(groups, "aclose", None)
+        if aclose is not None:
+            await aclose()
 
 
 async def checked(groups: AsyncIterator[ReadGroup], count: int) -> AsyncGenerator[ReadGroup]:
@@ -439,29 +434,39 @@ async def process_bounded(
     Exception
         The first failure of `groups` or of `process`, as itself.
     """
+    slots = asyncio.Semaphore(limit)
     running: set[asyncio.Task[ReadGroup]] = set()
-    taking: asyncio.Task[ReadGroup | None] | None = None
+    processed: deque[asyncio.Task[ReadGroup]] = deque()
+    wake = asyncio.Event()
 
-    async def take() -> ReadGroup | None:
-        return await anext(groups, None)
+    def on_done(task: asyncio.Task[ReadGroup]) -> None:
+        processed.append(task)
+        wake.set()
 
-    exhausted = False
+    async def take() -> None:
+        # In one task from beginning to end: a store may well use a task group or a timeout.
+        async with closing_groups(groups):
+            async for group in groups:
+                await slots.acquire()
+                task = asyncio.create_task(process(group))
+                running.add(task)
+                task.add_done_callback(on_done)
+
+    taking = asyncio.create_task(take())
+    taking.add_done_callback(lambda _: wake.set())
     try:
-        while running or not exhausted:
-            if taking is None and not exhausted and len(running) < limit:
-                taking = asyncio.create_task(take())
-            waiting = [*running, taking] if taking is not None else running
-            finished, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if taking in finished:
-                group = taking.result()
-                taking = None
-                if group is None:
-                    exhausted = True
-                else:
-                    running.add(asyncio.create_task(process(group)))
-            for task in running & finished:
+        while True:
+            while processed:
+                task = processed.popleft()
+                result = task.result()
                 running.remove(task)
-                yield task.result()
+                slots.release()
+                yield result
+            if taking.done():
+                taking.result()
+                if not running:
+                    return
+            wake.clear()
+            await wake.wait()
     finally:
-        await cancel_and_wait([*running, taking] if taking is not None else running)
-        await close_groups(groups)
+        await cancel_and_wait([taking, *running])

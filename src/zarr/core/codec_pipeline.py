@@ -39,7 +39,7 @@ async def _async_read_fallback(
         if isinstance(limit, int) and limit > 0:
             workers = limit
     if transform is None:
-        size = getattr(pipeline, "batch_size", 1)
+        size = max(1, getattr(pipeline, "batch_size", 1))
         return await decode_in_batches(batch, out, drop_axes, pipeline, batch_size=size)
     return await decode_in_threads(
         batch, out, drop_axes, transform, executor=executor, workers=workers

@@ -1,4 +1,4 @@
-"""One test run: what it tests, in which places, and how it runs pytest and other programs there."""
+"""One run of the tests: what it tests, in which places, and how it runs pytest and others there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tools import children, covered, suite
-from tools.environment import BUILD, ROOT
-from tools.outcomes import Counts, Outcomes, read
+from tools.environment import BUILD, ROOT, SetupError
+from tools.outcomes import Counts, Outcomes, finished, read
 from tools.overlay.project import Project
 from tools.overlay.upstream import at
 
@@ -50,8 +50,8 @@ class Report:
 
 
 @dataclass
-class Session:
-    """One test run."""
+class Trial:
+    """One run of the tests."""
 
     environment: Environment
     selection: Selection
@@ -97,18 +97,44 @@ class Session:
         return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
     def install(self) -> None:
-        """Install the fork the way that its users do, and what its tests and upstream's need."""
-        made_of = [ROOT / name for name in FORK_IS_BUILT_FROM]
-        self.install_zarr(self.environment, "the fork", f"{ROOT}[{suite.EXTRAS}]", made_of)
+        """Install the fork the way that its users do, and what its tests and upstream's need.
 
-    def install_zarr(
+        Raises
+        ------
+        OverlayError
+            If the overlay does not fit the release.
+        SetupError
+            If something cannot be installed.
+        """
+        # Here, so that it is about what is installed, and whoever edits meanwhile disturbs nothing.
+        _ = self.plan
+        made_of = [ROOT / name for name in FORK_IS_BUILT_FROM]
+        self._install(self.environment, "the fork", f"{ROOT}[{suite.EXTRAS}]", made_of)
+        _expect_zarr(self.environment, self.project.version)
+
+    def install_release(self) -> Environment:
+        """Install the release in another environment, and return that.
+
+        Returns
+        -------
+        Environment
+            The environment. But for zarr it holds what that of the fork holds.
+
+        Raises
+        ------
+        SetupError
+            If something cannot be installed.
+        """
+        other, version = self.environment.beside("stock"), self.project.pinned
+        self._install(other, "the release", f"zarr[{suite.EXTRAS}]=={version}")
+        _expect_zarr(other, version)
+        return other
+
+    def _install(
         self, environment: Environment, what: str, zarr: str, made_of: Sequence[Path] = ()
     ) -> None:
-        """Install a zarr and what upstream's tests need, and show which one is imported there."""
         environment.install("upstream's test requirements", suite.requirements(self.sdist))
         environment.install(what, [zarr], made_of=made_of)
-        seen = "import zarr; print('zarr', zarr.__version__, 'in', zarr.__path__[0])"
-        children.run([environment.python, "-c", seen], cwd=BUILD, env=environment.variables())
 
     def check(self, report: Report, title: str, *command: str | Path, cwd: Path = ROOT) -> None:
         """Run a program that says by its exit status whether all is well."""
@@ -166,10 +192,20 @@ class Session:
         status = children.run(command, cwd=cwd, env=environment.variables(**variables))
         outcomes = read(log)
         report.counts = Counts.of(outcomes)
-        if status == 5 and self.selection:
+        if not finished(log):
+            report.fail("pytest was killed, or a test hung")
+        elif status == 5 and self.selection:
             print("nothing here is selected")
         elif status not in (0, 1):
             report.fail(f"pytest ended with status {status}")
         elif status == 1 and not report.counts.failed:
             report.fail("pytest says that something failed")
         return outcomes
+
+
+def _expect_zarr(environment: Environment, version: str) -> None:
+    """Show which zarr is imported in an environment, and see to it that it is the right one."""
+    code = "import sys, zarr; print('zarr', v := zarr.__version__, 'in', zarr.__path__[0]); "
+    command = [environment.python, "-c", f"{code}sys.exit(v != {version!r})"]
+    if children.run(command, cwd=BUILD, env=environment.variables()):
+        raise SetupError(f"{environment.path.name} should hold zarr {version}")
