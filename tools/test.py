@@ -31,9 +31,9 @@ many tests passed, failed and were skipped. The exit status is 0 if nothing fail
 """
 
 _ARGUMENTS = """\
-Any other argument goes to pytest. Paths select tests: those of tests/, tools/tests/ and bench/tests/
-are the fork's; those that upstream's source distribution has are run from there, on the installed
-fork; a path that both have selects both.
+Any other argument goes to pytest. Paths select tests: those of tests/, tools/tests/ and
+bench/tests/ are the fork's; those that upstream's source distribution has are run from there, on
+the installed fork; a path that both have selects both.
 
   python3 tools/test.py tests/test_codecs/test_sharding.py -k partial
 

@@ -206,6 +206,6 @@ class Trial:
 def _expect_zarr(environment: Environment, version: str) -> None:
     """Show which zarr is imported in an environment, and see to it that it is the right one."""
     code = "import sys, zarr; print('zarr', v := zarr.__version__, 'in', zarr.__path__[0]); "
-    command = [environment.python, "-c", f"{code}sys.exit(v != {version!r})"]
+    command = [str(environment.python), "-c", f"{code}sys.exit(v != {version!r})"]
     if children.run(command, cwd=BUILD, env=environment.variables()):
         raise SetupError(f"{environment.path.name} should hold zarr {version}")

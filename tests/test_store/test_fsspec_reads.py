@@ -40,7 +40,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.reference import LazyReferenceMapper, ReferenceFileSystem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from zarr.abc.store import ByteRequest
@@ -99,7 +99,7 @@ _open_ended = st.tuples(
 ).filter(lambda item: item[0] is None or item[1] is None or not 0 <= item[0] < item[1])
 
 
-def _numbered(items: list[tuple[Any, tuple[int | None, int | None]]]) -> list[Span]:
+def _numbered(items: Sequence[tuple[Any, tuple[int | None, int | None]]]) -> list[Span]:
     return [Span(index, obj, *where) for index, (obj, where) in enumerate(items)]
 
 
@@ -254,6 +254,7 @@ class TestMerge:
     @exhaustive
     @given(spans=any_spans, limits=limits, copies=st.integers(2, 3))
     @example(spans=_numbered([("a", (0, MIN_CUT + 1))]), limits=MergeLimits(), copies=2)
+    @example(spans=_numbered([("a", (0, 10))]), limits=MergeLimits(max_gap=-1), copies=2)
     def test_identical_requests_share_a_read(
         self, spans: list[Span], limits: MergeLimits, copies: int
     ) -> None:

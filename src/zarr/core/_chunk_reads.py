@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from math import prod
 from threading import Event as ThreadEvent
@@ -33,7 +33,7 @@ from zarr.core.dtype.common import HasItemSize
 from zarr.storage._common import StorePath
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from zarr.abc.codec import Codec, CodecPipeline, GetResult
@@ -49,6 +49,14 @@ type ChunkRead = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool
 MAX_BYTES_INLINE = 64 << 10
 """Size, decoded, up to which a single chunk is decoded in the event loop: a thread takes longer to
 get going than the chunk does."""
+
+COLLECTED = 16
+"""Chunks that are collected before a thread is started to decode them, unless they hold
+`COLLECTED_BYTES` or the first of them has waited for `COLLECTING_SECONDS`."""
+
+COLLECTED_BYTES = 256 << 10
+
+COLLECTING_SECONDS = 0.002
 
 MAX_BYTES_UNDECODED = 32 << 20
 """Encoded bytes that may wait for a worker thread before reading on is held back."""
@@ -185,17 +193,18 @@ async def decode_in_threads(
         await decoders.work()
     else:
         async with flat_task_group() as tasks, fetch_chunks(batch) as groups:
-            async for group in groups:
-                for _ in range(decoders.put(group)):
-                    tasks.create_task(decoders.work())
-                await decoders.room()
+            with decoders.started_in(tasks):
+                async for group in groups:
+                    decoders.put(group)
+                    await decoders.room()
     return _complete(results)
 
 
 class _Decoders:
     """Worker threads that decode what `put` hands them.
 
-    Each call of `work` occupies a thread until it finds the queue empty.
+    Each call of `work` occupies a thread until it finds the queue empty. To start one costs more
+    than to decode a small chunk, so a few of them are collected first.
     """
 
     def __init__(
@@ -213,15 +222,39 @@ class _Decoders:
         self._lock = Lock()
         self._loop = asyncio.get_running_loop()
         self._has_room = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def put(self, group: ReadGroup) -> int:
-        """Queue a group, and tell how many calls of `work` should begin."""
+    @contextmanager
+    def started_in(self, tasks: asyncio.TaskGroup) -> Iterator[None]:
+        """Start threads for what is put within this block, as tasks of a group."""
+        self._tasks = tasks
+        try:
+            yield
+            self._start()
+        finally:
+            self._tasks = None
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def put(self, group: ReadGroup) -> None:
+        """Queue a group."""
         with self._lock:
             self._waiting_bytes += sum(len(value) for _, value in group if value is not None)
         self._queue.extend(group)
-        called_for = min(self._idle, len(self._queue))
-        self._idle -= called_for
-        return called_for
+        if len(self._queue) >= COLLECTED or self._waiting_bytes >= COLLECTED_BYTES:
+            self._start()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(COLLECTING_SECONDS, self._start)
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._tasks is not None and not self._stopped:
+            for _ in range(min(self._idle, len(self._queue))):
+                self._idle -= 1
+                self._tasks.create_task(self.work())
 
     async def room(self) -> None:
         """Wait until few enough bytes are waiting to be decoded."""
