@@ -1344,7 +1344,7 @@ async def test_a_short_answer_is_an_error(
     async with FILESYSTEMS[kind](sources) as store:
         # The merged read and the first range alone are short; the size is asked for after that.
         faulty.inject(Fault(keep=100), times=1 if len(set(requests)) == 1 else 2)
-        with pytest.raises(OSError, match="[Ss]hort read"):
+        with pytest.raises(OSError, match=r"[Ss]hort read"):
             await read(store, requests)
 
 
@@ -1355,7 +1355,7 @@ async def test_a_short_answer_for_a_reference_is_an_error(
     """The value of such a key is a range of a file, and the file has all of it."""
     async with FILESYSTEMS["references over http"](sources) as store:
         faulty.inject(Fault(keep=100), times=len(keys))
-        with pytest.raises(OSError, match="[Ss]hort read"):
+        with pytest.raises(OSError, match=r"[Ss]hort read"):
             await read(store, keys)
 
 
