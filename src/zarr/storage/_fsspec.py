@@ -126,17 +126,18 @@ class FsspecStore:
         """Serve ranges of one object with one read, and cut it apart."""
         try:
             data = await at.fs._cat_file(at.path, start=at.start, end=at.end)
-        except Exception as error:  # noqa: BLE001 -- all but absence is raised again below
+        except Exception as error:
             failure = error
             if at.via is not None:
                 from fsspec.implementations.reference import ReferenceNotReachable
 
                 failure = ReferenceNotReachable(at.via, at.path)
-                failure.__cause__ = error
             if isinstance(failure, self.allowed_exceptions):
                 return [(index, None) for index, _, _ in parts]
-            if not isinstance(failure, OSError) or "not satisfiable" not in str(failure):
-                raise failure from failure.__cause__
+            if failure is not error:
+                raise failure from error
+            if not isinstance(error, OSError) or "not satisfiable" not in str(error):
+                raise
             data = b""  # the first range starts beyond the end, so all of them do
         if len(data) == at.nbytes:
             return [(i, prototype.buffer.from_bytes(data[a:b])) for i, a, b in parts]
