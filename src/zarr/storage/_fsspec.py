@@ -13,7 +13,7 @@ from zarr.storage._fsspec_reads import (
     as_slice,
     batch_size,
     cuts,
-    locate,
+    locator,
     merge,
     merge_limits,
 )
@@ -62,22 +62,28 @@ class FsspecStore:
     ) -> Iterator[Fetch]:
         """Decide which reads serve `requests`, a window of them at a time."""
         limits = merge_limits(self.fs)
+        find = locator(self.fs)
         numbered = enumerate(split_requests(requests))
         for window in batched(numbered, REQUESTS_PLANNED_AT_ONCE):
             asked = dict(window)
+            distinct = len({key for key, _ in asked.values()}) == len(asked)
             at_hand: list[tuple[int, Buffer | None]] = []
             located: dict[int, Location] = {}
             for index, (key, byte_range) in window:
                 path = _dereference_path(self.path, key)
                 try:
-                    location = locate(self.fs, path, *as_slice(byte_range))
+                    at = find(path, *as_slice(byte_range))
                 except self.allowed_exceptions:
                     at_hand.append((index, None))
                     continue
-                if location.value is None:
-                    located[index] = location
+                if at.value is not None:
+                    at_hand.append((index, prototype.buffer.from_bytes(at.value)))
+                elif distinct and at.via is None:
+                    # The only request for its object: the rest of the plan has no part in it.
+                    run = partial(self._fetch_alike, at, [index], key, byte_range, prototype)
+                    yield Fetch(run, at.nbytes)
                 else:
-                    at_hand.append((index, prototype.buffer.from_bytes(location.value)))
+                    located[index] = at
             if at_hand:
                 yield Fetch(partial(_hand_over, at_hand), 0)
             spans = (

@@ -1,6 +1,6 @@
 """Which byte ranges of which objects a `FsspecStore.get_many` reads, and with how many calls.
 
-The planning functions do no I/O. `locate` says where the bytes of a request really are: a key
+The planning functions do no I/O. A `locator` says where the bytes of a request really are: a key
 of a kerchunk reference set is a range of another file. `merge` joins the ranges of one object
 that lie close together.
 """
@@ -10,13 +10,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, repeat
 from numbers import Integral
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
     from typing import Any
 
     from fsspec.asyn import AsyncFileSystem
@@ -34,8 +36,9 @@ MIN_CUT = 512 << 10
 """Smallest size, in bytes, to which a run of merged ranges is cut for the sake of concurrency."""
 
 CUT = 6
-"""Into how many reads a run is cut, if they are at least `MIN_CUT` and at most `MAX_MERGED` large:
-they travel side by side, and decoding starts when the first is there."""
+"""Into how many reads a run is cut, if they are at least `MIN_CUT` and at most `MAX_MERGED` large.
+They travel side by side, each larger than the one before, so that decoding starts soon and goes on
+while the larger ones arrive."""
 
 MAX_WASTE = 0.25
 """Bytes in the gaps of one merged read, at most, as a fraction of the bytes that were asked for."""
@@ -102,9 +105,9 @@ def merge(spans: Iterable[Span], limits: MergeLimits) -> list[list[Span]]:
             alike.setdefault(span[1:], []).append(span)
     groups = list(alike.values())
     for neighbours in ranges.values():
-        neighbours.sort(key=lambda item: item[:2])
+        neighbours.sort(key=itemgetter(0, 1))
         groups.extend([item.span for item in read] for read in _reads(neighbours, limits))
-    groups.sort(key=lambda group: min(span.request for span in group))
+    groups.sort(key=lambda group: min([span.request for span in group]))
     return groups
 
 
@@ -123,28 +126,43 @@ def _is_range(span: Span) -> bool:
 
 def _reads(ranges: list[_Range], limits: MergeLimits) -> Iterator[list[_Range]]:
     """Group sorted ranges into runs of neighbours, and cut long runs into reads of a good size."""
-    for run in _group(ranges, limits, sys.maxsize):
-        length = max(item.end for item in run) - run[0].start
-        yield from _group(run, limits, min(max(length // CUT, MIN_CUT), limits.max_merged))
+    for run in _group(ranges, limits, repeat(sys.maxsize)):
+        length = max([item.end for item in run]) - run[0].start
+        shares = chain(range(1, CUT + 1), repeat(CUT))
+        sizes = (length * share // (CUT * (CUT + 1) // 2) for share in shares)
+        yield from _group(run, limits, (_clamp(size, limits) for size in sizes))
 
 
-def _group(ranges: list[_Range], limits: MergeLimits, size: int) -> Iterator[list[_Range]]:
-    """Part sorted ranges where a gap is too wide to be read along, or a group exceeds `size`."""
-    group = ranges[:1]
-    start, end = group[0].start, group[0].end
-    asked, wasted = end - start, 0
-    for item in ranges[1:]:
-        gap = max(0, item.start - end)
-        more = max(0, item.end - max(item.start, end))
-        fits = not more or item.end - start <= size
-        if fits and _worth_reading(gap, wasted + gap, asked + more, limits):
+def _clamp(size: int, limits: MergeLimits) -> int:
+    return min(max(size, MIN_CUT), limits.max_merged)
+
+
+def _group(
+    ranges: list[_Range], limits: MergeLimits, sizes: Iterator[int]
+) -> Iterator[list[_Range]]:
+    """Part sorted ranges where a gap is too wide to be read along, or a group exceeds its size."""
+    group: list[_Range] = []
+    size = 0
+    start = end = asked = wasted = 0
+    for item in ranges:
+        first, last, _ = item
+        gap = first - end if first > end else 0
+        more = last - max(first, end) if last > end else 0
+        if (
+            group
+            and (not more or last - start <= size)
+            and (not gap or _worth_reading(gap, wasted + gap, asked + more, limits))
+        ):
             group.append(item)
             end, asked, wasted = end + gap + more, asked + more, wasted + gap
         else:
-            yield group
-            group, start, end = [item], item.start, item.end
-            asked, wasted = end - start, 0
-    yield group
+            if group:
+                yield group
+            size = next(sizes)
+            group, start, end = [item], first, last
+            asked, wasted = last - first, 0
+    if group:
+        yield group
 
 
 def _worth_reading(gap: int, wasted: int, asked: int, limits: MergeLimits) -> bool:
@@ -213,8 +231,8 @@ class Location(NamedTuple):
         return self.end - self.start if 0 <= self.start <= self.end else None
 
 
-def locate(fs: AsyncFileSystem, path: str, start: int | None, end: int | None) -> Location:
-    """Follow `path` to the bytes that it stands for, without I/O on the target.
+def locator(fs: AsyncFileSystem) -> Callable[[str, int | None, int | None], Location]:
+    """A function that follows paths to the bytes that they stand for, without I/O on the target.
 
     A `DirFileSystem` prefixes paths. A `ReferenceFileSystem` maps them to byte ranges of other
     files, or to bytes that its table holds. Any other filesystem is taken as it is, and so is
@@ -222,31 +240,43 @@ def locate(fs: AsyncFileSystem, path: str, start: int | None, end: int | None) -
 
     Parameters
     ----------
-    fs, path
-        What to look up.
-    start, end
-        The slice that was asked for, as for `fs.cat_file`.
+    fs
+        Where to look paths up.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the reference table has no such path.
+    Returns
+    -------
+    Callable
+        It takes a path with the `start` and the `end` that were asked for, as `fs.cat_file` does,
+        and raises `FileNotFoundError` if the reference table has no such path.
     """
+    joins: list[Callable[[str], str]] = []
     while is_directory(fs):
-        fs, path = fs.fs, fs._join(path)
-    found = Location(fs, path, start, end)
-    if not is_reference(fs):
-        return found
-    target, target_start, target_end = fs._cat_common(path, start=start, end=end)
-    if isinstance(target, bytes):
-        return found._replace(value=target[start:end])
-    target_fs = fs.fss.get(_protocol(target)) if isinstance(target, str) else None
-    if target_fs is None:
-        return found
-    if isinstance(target_start, Integral) and isinstance(target_end, Integral):
-        # A table in Parquet holds those of NumPy.
-        target_start, target_end = int(target_start), int(target_end)
-    return Location(target_fs, target, target_start, target_end, via=path)
+        joins.append(fs._join)
+        fs = fs.fs
+    referring = is_reference(fs)
+    targets: dict[object, AsyncFileSystem | None] = {}
+
+    def locate(path: str, start: int | None, end: int | None) -> Location:
+        for join in joins:
+            path = join(path)
+        if not referring:
+            return Location(fs, path, start, end)
+        target, first, last = fs._cat_common(path, start=start, end=end)
+        if isinstance(target, bytes):
+            return Location(fs, path, start, end, target[start:end])
+        if not isinstance(target, str):
+            return Location(fs, path, start, end)
+        if target not in targets:
+            targets[target] = fs.fss.get(_protocol(target))
+        target_fs = targets[target]
+        if target_fs is None:
+            return Location(fs, path, start, end)
+        if type(first) is not int and isinstance(first, Integral) and isinstance(last, Integral):
+            # A table in Parquet holds those of NumPy.
+            first, last = int(first), int(last)
+        return Location(target_fs, target, first, last, None, path)
+
+    return locate
 
 
 def is_directory(fs: AsyncFileSystem) -> bool:
