@@ -11,13 +11,17 @@ import asyncio
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
+from itertools import batched
 from math import prod
 from threading import Event as ThreadEvent
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from zarr.abc.codec import _codec_supports_sync
+import numpy as np
+
+from zarr.abc.codec import GetResult, _codec_supports_sync
 from zarr.abc.store import SyncByteGetter, _read_many
+from zarr.codecs.bytes import BytesCodec
 from zarr.core._bounded import (
     Fetch,
     checked,
@@ -28,6 +32,8 @@ from zarr.core._bounded import (
     run_bounded,
     settle,
 )
+from zarr.core.buffer.cpu import Buffer as NumpyBuffer
+from zarr.core.buffer.cpu import NDBuffer as NumpyNDBuffer
 from zarr.core.chunk_utils import ChunkTransform, decode_and_scatter_chunk, scatter_chunk
 from zarr.core.dtype.common import HasItemSize
 from zarr.storage._common import StorePath
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
-    from zarr.abc.codec import Codec, CodecPipeline, GetResult
+    from zarr.abc.codec import Codec, CodecPipeline
     from zarr.abc.store import ByteGetter
     from zarr.core._bounded import ReadGroup
     from zarr.core.array_spec import ArraySpec
@@ -170,18 +176,11 @@ async def decode_in_threads(
         Whether each chunk was there, in the order of `batch`.
     """
     results: list[GetResult | None] = [None] * len(batch)
+    scatter = chunk_decoder(transform, out, drop_axes)
 
     def decode(index: int, value: Buffer | None) -> None:
         _, spec, chunk_selection, out_selection, _ = batch[index]
-        results[index] = decode_and_scatter_chunk(
-            value,
-            out,
-            chunk_spec=spec,
-            chunk_selection=chunk_selection,
-            out_selection=out_selection,
-            drop_axes=drop_axes,
-            decode=transform.decode_chunk,
-        )
+        results[index] = scatter(value, spec, chunk_selection, out_selection)
 
     decoders = _Decoders(decode, executor, workers)
     if len(batch) == 1:
@@ -200,11 +199,86 @@ async def decode_in_threads(
     return _complete(results)
 
 
+def chunk_decoder(
+    transform: ChunkTransform, out: NDBuffer, drop_axes: tuple[int, ...]
+) -> Callable[[Buffer | None, ArraySpec, SelectorTuple, SelectorTuple], GetResult]:
+    """A function that decodes one chunk and writes it to its place in `out`.
+
+    Several threads may call it. Where the chunks are NumPy arrays as they are stored, it leaves
+    out the buffer objects around each step: threads that decode small chunks spend much of their
+    time waiting for one another to let go of the GIL.
+
+    Parameters
+    ----------
+    transform
+        Decodes a chunk.
+    out, drop_axes
+        As for `CodecPipeline.read`.
+
+    Returns
+    -------
+    Callable
+        It takes the encoded chunk or `None`, its `ArraySpec`, its `chunk_selection` and its
+        `out_selection`, and returns whether the chunk was there.
+    """
+    array: Any = out.as_ndarray_like()
+    bytes_codecs = transform._bb_codecs[::-1]
+    to_array = transform._ab_codec
+    dtypes: dict[int, np.dtype[Any] | None] = {}  # by the id of a spec that the caller holds
+
+    def decode(
+        value: Buffer | None,
+        spec: ArraySpec,
+        chunk_selection: SelectorTuple,
+        out_selection: SelectorTuple,
+    ) -> GetResult:
+        return decode_and_scatter_chunk(
+            value,
+            out,
+            chunk_spec=spec,
+            chunk_selection=chunk_selection,
+            out_selection=out_selection,
+            drop_axes=drop_axes,
+            decode=transform.decode_chunk,
+        )
+
+    def decode_plain(
+        value: Buffer | None,
+        spec: ArraySpec,
+        chunk_selection: SelectorTuple,
+        out_selection: SelectorTuple,
+    ) -> GetResult:
+        dtype = dtypes.get(id(spec))
+        if dtype is None and id(spec) not in dtypes:
+            dtype = dtypes[id(spec)] = _plain_dtype(spec, cast("BytesCodec", to_array))
+        if value is None or dtype is None or type(chunk_selection) is not tuple:
+            return decode(value, spec, chunk_selection, out_selection)
+        for codec in bytes_codecs:
+            value = codec._decode_sync(value, spec)
+        chunk = np.asanyarray(value.as_array_like()).view(dtype)
+        if chunk.shape != spec.shape:
+            chunk = chunk.reshape(spec.shape)
+        array[out_selection] = chunk[(*chunk_selection, ...)]
+        return GetResult(status="present")
+
+    plain = type(out) is NumpyNDBuffer and type(array) is np.ndarray and not drop_axes
+    plain = plain and not transform._aa_codecs and type(to_array) is BytesCodec
+    return decode_plain if plain else decode
+
+
+def _plain_dtype(spec: ArraySpec, codec: BytesCodec) -> np.dtype[Any] | None:
+    """The data type of chunks in memory, if NumPy can take them for that as they are stored."""
+    dtype = spec.dtype.to_native_dtype()
+    on_host = spec.prototype.nd_buffer is NumpyNDBuffer and spec.prototype.buffer is NumpyBuffer
+    return dtype if on_host and codec._stored_dtype(spec, dtype) == dtype else None
+
+
 class _Decoders:
     """Worker threads that decode what `put` hands them.
 
     Each call of `work` occupies a thread until it finds the queue empty. To start one costs more
-    than to decode a small chunk, so a few of them are collected first.
+    than to decode a small chunk, so a few of them are collected first. While chunks are still being
+    fetched, one thread fewer decodes: the event loop needs the processor, and the GIL, to fetch.
     """
 
     def __init__(
@@ -216,7 +290,9 @@ class _Decoders:
         self._decode = decode
         self._executor = executor
         self._idle = workers
-        self._queue: deque[tuple[int, Buffer | None]] = deque()
+        self._kept_free = 1 if workers > 1 else 0
+        self._queue: deque[ReadGroup] = deque()
+        self._waiting = 0
         self._stopped = False
         self._waiting_bytes = 0
         self._lock = Lock()
@@ -231,6 +307,7 @@ class _Decoders:
         self._tasks = tasks
         try:
             yield
+            self._kept_free = 0
             self._start()
         finally:
             self._tasks = None
@@ -240,9 +317,10 @@ class _Decoders:
     def put(self, group: ReadGroup) -> None:
         """Queue a group."""
         with self._lock:
-            self._waiting_bytes += sum(len(value) for _, value in group if value is not None)
-        self._queue.extend(group)
-        if len(self._queue) >= COLLECTED or self._waiting_bytes >= COLLECTED_BYTES:
+            self._waiting += len(group)
+            self._waiting_bytes += _nbytes(group)
+        self._queue.extend(_shares(group))
+        if self._waiting >= COLLECTED or self._waiting_bytes >= COLLECTED_BYTES:
             self._start()
         elif self._timer is None:
             self._timer = self._loop.call_later(COLLECTING_SECONDS, self._start)
@@ -252,7 +330,7 @@ class _Decoders:
             self._timer.cancel()
             self._timer = None
         if self._tasks is not None and not self._stopped:
-            for _ in range(min(self._idle, len(self._queue))):
+            for _ in range(min(self._idle - self._kept_free, len(self._queue))):
                 self._idle -= 1
                 self._tasks.create_task(self.work())
 
@@ -296,25 +374,42 @@ class _Decoders:
 
     def _drain(self, begun: ThreadEvent) -> None:
         begun.set()
-        while not self._stopped:
+        while self._queue:
             try:
-                index, value = self._queue.popleft()
-            except IndexError:
+                share = self._queue.popleft()
+            except IndexError:  # another thread was quicker
                 return
-            if value is not None:
-                self._take(len(value))
+            self._take(share)
             try:
-                self._decode(index, value)
+                for index, value in share:
+                    if self._stopped:
+                        return
+                    self._decode(index, value)
             except (StopIteration, asyncio.CancelledError) as error:
                 # To a future, and to a task, these mean something else.
                 raise RuntimeError(f"A codec raised {type(error).__name__}.") from error
 
-    def _take(self, nbytes: int) -> None:
+    def _take(self, share: ReadGroup) -> None:
+        nbytes = _nbytes(share)
         with self._lock:
             before = self._waiting_bytes
+            self._waiting -= len(share)
             self._waiting_bytes -= nbytes
         if before > MAX_BYTES_UNDECODED >= before - nbytes:
             self._loop.call_soon_threadsafe(self._has_room.set)
+
+
+def _nbytes(group: ReadGroup) -> int:
+    return sum([len(value) for _, value in group if value is not None])
+
+
+def _shares(group: ReadGroup) -> Iterator[ReadGroup]:
+    """Part a group into what a thread takes at a time: few chunks, and not many bytes."""
+    if len(group) <= 1:
+        yield group
+        return
+    size = max(1, min(COLLECTED, COLLECTED_BYTES * len(group) // max(1, _nbytes(group))))
+    yield from batched(group, size)
 
 
 async def decode_in_batches(
