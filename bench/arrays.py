@@ -2,6 +2,7 @@
 
 build/demo-stock/bin/python bench/arrays.py DATA field 2048 64
 build/demo-stock/bin/python bench/arrays.py DATA large
+build/demo-stock/bin/python bench/arrays.py DATA group
 """
 
 from __future__ import annotations
@@ -79,9 +80,20 @@ def write_large(folder: Path) -> None:
         array[row : row + height] = random.standard_normal(LARGE_CHUNK_SHAPE, dtype=np.float32)
 
 
+def write_group(folder: Path) -> None:
+    """A group of 1,000 small arrays."""
+    group = zarr.create_group(folder / "group.zarr")
+    for number in range(1000):
+        group.create_array(f"array-{number:04}", shape=(number + 1, 10), dtype="float32")
+
+
 def main(data: str, kind: str, *numbers: str) -> None:
     """Write the array under a name that appears only when it is whole."""
-    write: dict[str, Any] = {"field": write_field, "large": write_large}
+    write: dict[str, Any] = {
+        "field": write_field,
+        "large": write_large,
+        "group": write_group,
+    }
     folder = Path(data, "-".join((kind, *numbers)))
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zarr import Array
+    from zarr.storage import FsspecStore
 
-type Data = Literal["field", "large"]
+type Data = Literal["field", "large", "group"]
 
 CASES: dict[str, Case] = {}
 
@@ -99,10 +100,13 @@ class Source:
         return _open(MemoryStore(_buffers(folder)))
 
     def http(self, name: str | None = None) -> Array[Any]:
+        return _open(self.http_store(f"{name or self.field}/array.zarr"))
+
+    def http_store(self, path: str) -> FsspecStore:
         from zarr.storage import FsspecStore
 
-        url = f"{self.url}/{name or self.field}/array.zarr"
-        return _open(FsspecStore.from_url(url, {"skip_instance_cache": True}, read_only=True))
+        options = {"skip_instance_cache": True}
+        return FsspecStore.from_url(f"{self.url}/{path}", options, read_only=True)
 
     def object_store(self) -> Array[Any]:
         from obstore.store import HTTPStore
@@ -231,6 +235,25 @@ def object_store_whole(source: Source) -> Trial:
 def large_chunks(source: Source) -> Trial:
     array = source.http("large")
     return Trial(lambda: array[...])
+
+
+@case(
+    "group-members",
+    "members of a group of 1,000 arrays over HTTP",
+    target=Target(faster=5),
+    data="group",
+)
+def group_members(source: Source) -> Trial:
+    import zarr
+
+    group = zarr.open_group(source.http_store("group/group.zarr"), mode="r")
+
+    def read() -> Any:
+        import numpy as np
+
+        return np.array([(name, str(array.shape)) for name, array in sorted(group.members())])
+
+    return Trial(read)
 
 
 # --- on this machine --------------------------------------------------------------------------

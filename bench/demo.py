@@ -97,11 +97,11 @@ def main(options: argparse.Namespace) -> int:
 
 
 def show(console: Console, comparisons: Sequence[Comparison], settings: Settings) -> None:
-    """Print the table."""
+    """Print the table, and what the fork reports of its own reads."""
     from rich import box
     from rich.table import Table
 
-    from bench.tables import HEADINGS, side_by_side
+    from bench.tables import HEADINGS, reports, side_by_side
 
     stock, fork = (side[0].zarr for side in (comparisons[0].stock, comparisons[0].fork))
     table = Table(
@@ -120,6 +120,11 @@ def show(console: Console, comparisons: Sequence[Comparison], settings: Settings
         table.add_row(*above)
         table.add_row(*below, style="bold", end_section=True)
     console.print(table)
+    if lines := reports(comparisons):
+        console.print("What the fork itself reports (zarr.experimental.read_report):", markup=False)
+        for line in lines:
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print()
 
 
 def describe(settings: Settings) -> str:

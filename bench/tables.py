@@ -58,6 +58,20 @@ def _cells(reading: Reading) -> tuple[str, ...]:
     )
 
 
+def reports(comparisons: Sequence[Comparison]) -> list[str]:
+    """What the fork's own report says of each read of many chunks, where there is one."""
+    many = [each for each in comparisons if each.case.rounds == 1]
+    told = [(each.title, middle(each.fork).report) for each in many]
+    width = max((len(title) for title, _ in told), default=0)
+    return [
+        f"{title:<{width}}  {report['requests']:,} requests, {report['reads']:,} reads "
+        f"({report['merged']:,} merged), {volume(report['nbytes_wasted'])} in gaps, "
+        f"{report['max_in_flight']:,} in flight at most"
+        for title, report in told
+        if report is not None
+    ]
+
+
 def markdown(comparisons: Sequence[Comparison]) -> str:
     """A table with a row for each comparison."""
     stock, fork = (f"zarr {side[0].zarr}" for side in (comparisons[0].stock, comparisons[0].fork))

@@ -76,6 +76,7 @@ class Reading:
     baseline: int | None
     digest: str
     problems: tuple[str, ...]
+    report: dict[str, Any] | None = None  # zarr's own, a `ReadReport`, where it has that
 
     @property
     def requests(self) -> int:
@@ -202,7 +203,9 @@ class Laboratory:
         """The address of a server that waits so long before each answer."""
         if latency_ms not in self._servers:
             server = [sys.executable, str(ROOT / "tests" / "range_server.py"), str(DATA)]
-            child = self._open.enter_context(_Child([*server, "--latency-ms", str(latency_ms)]))
+            child = self._open.enter_context(
+                _Child([*server, "--latency-ms", str(latency_ms), "--listings"])
+            )
             started = child.next()
             if started is None:
                 raise TrialFailed(f"the HTTP server did not start:\n{child.complaint()}")
@@ -257,6 +260,7 @@ def _reading(case: Case, outcome: dict[str, Any], requests: list[dict[str, Any]]
         baseline=outcome["baseline"],
         digest=outcome["digest"],
         problems=tuple(outcome["problems"]),
+        report=outcome["report"],
     )
 
 

@@ -6,6 +6,7 @@ echo http-whole | build/demo-stock/bin/python bench/worker.py --data build/bench
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import sys
@@ -19,7 +20,7 @@ import zarr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.cases import CASES, Case, Source
+from bench.cases import CASES, Case, Source, Trial
 
 
 def peak_memory() -> int | None:
@@ -42,6 +43,17 @@ def digest(values: Any) -> str:
     return hashed.hexdigest()
 
 
+def reported(trial: Trial) -> dict[str, Any] | None:
+    """What zarr itself says of one more read, which is not timed; `None` if it can't: stock zarr."""
+    try:
+        from zarr.experimental.read_report import report_reads
+    except ImportError:
+        return None
+    with report_reads() as report:
+        trial.read()
+    return dataclasses.asdict(report)
+
+
 def run(case: Case, source: Source) -> dict[str, Any]:
     """Read as often as the case asks for. Moments are of the clock that the server uses too."""
     trial = case.prepare(source)
@@ -52,7 +64,7 @@ def run(case: Case, source: Source) -> dict[str, Any]:
         began = time.perf_counter()
         values = trial.read()
         seconds.append(time.perf_counter() - began)
-    return {
+    outcome = {
         "case": case.name,
         "zarr": zarr.__version__,
         "started": started,
@@ -63,6 +75,8 @@ def run(case: Case, source: Source) -> dict[str, Any]:
         "digest": digest(values),
         "problems": trial.problems(),
     }
+    del values  # it may fill half of the memory
+    return outcome | {"report": reported(trial)}
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from hypothesis import given, settings
 import zarr
 import zarr.api.asynchronous
 from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import Store
 from zarr.codecs import (
     BloscCodec,
     BytesCodec,
@@ -797,7 +798,7 @@ class ChunkStore(MemoryStore):
         prototype: BufferPrototype,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         self.requested.append([request for request in requests if isinstance(request, str)])
-        async for group in super().get_many(requests, prototype=prototype):
+        async for group in Store.get_many(self, requests, prototype=prototype):
             yield group
 
 

@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 
 from bench.cases import CASES, Case, Target, Trial
-from bench.tables import HEADINGS, duration, factor, markdown, side_by_side, verdicts, volume
+from bench.tables import (
+    HEADINGS,
+    duration,
+    factor,
+    markdown,
+    reports,
+    side_by_side,
+    verdicts,
+    volume,
+)
 from bench.trials import Comparison, Reading, Served, middle
 
 CASE = Case(
@@ -26,6 +35,7 @@ def reading(
     peak: int | None = 10**9,
     digest: str = "same",
     problems: tuple[str, ...] = (),
+    report: dict[str, int] | None = None,
 ) -> Reading:
     served = tuple(Served(0, seconds, sent, number + 1) for number in range(requests))
     return Reading(
@@ -37,6 +47,7 @@ def reading(
         baseline=60_000_000,
         digest=digest,
         problems=problems,
+        report=report,
     )
 
 
@@ -89,6 +100,21 @@ def test_side_by_side() -> None:
     assert stock == ("whole array", "stock", "2.50 s", "1,024", "1.02 MB", "1,024", "")
     assert fork == ("", "fork", "250 ms", "5", "5.00 kB", "5", "10.0x")
     assert len(HEADINGS) == len(stock) == len(fork)
+
+
+def test_reports() -> None:
+    report = {
+        "requests": 1024,
+        "reads": 7,
+        "merged": 6,
+        "nbytes_wasted": 12_345,
+        "max_in_flight": 5,
+    }
+    told = comparison([reading(2)], [reading(1, report=report)])
+    (line,) = reports([told, comparison([reading(2)], [reading(1)])])
+    assert line.startswith("whole array  1,024 requests, 7 reads (6 merged), ")
+    assert line.endswith(", 12.3 kB in gaps, 5 in flight at most")
+    assert reports([]) == []
 
 
 def test_markdown_of_a_case_that_is_served() -> None:

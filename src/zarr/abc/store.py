@@ -109,10 +109,14 @@ def _read_many(
     been replaced since the class was made, or in this instance alone, and because anything that
     has the methods of a store has always been accepted as one.
     """
-    from zarr.core._bounded import get_each
+    from zarr.core._bounded import get_each, read_scope
 
     cls = type(store)
     is_store = issubclass(cls, Store)
+    groups: AsyncIterator[Sequence[tuple[int, Buffer | None]]]
     if is_store and _get_many_is_current(cls) and "get" not in vars(store):
-        return store.get_many(requests, prototype=prototype)
-    return get_each(store.get, requests, prototype=prototype)
+        groups = store.get_many(requests, prototype=prototype)
+    else:
+        groups = get_each(store.get, requests, prototype=prototype)
+    scope = read_scope.get()
+    return groups if scope is None else scope.watch(groups, len(requests))

@@ -11,8 +11,9 @@ import asyncio
 import sys
 from collections import deque
 from contextlib import aclosing, asynccontextmanager
-from contextvars import ContextVar
-from itertools import chain
+from contextvars import ContextVar, copy_context
+from itertools import chain, islice
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from zarr.core.config import config
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
         Iterator,
         Sequence,
     )
+    from concurrent.futures import Executor
     from typing import Any
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
+    from zarr.experimental.read_report import ReadScope
 
 type ReadGroup = Sequence[tuple[int, Buffer | None]]
 """What one underlying operation returned: `(index of the request, value)` for each it served."""
@@ -58,12 +61,27 @@ expected_nbytes: ContextVar[int | None] = ContextVar("expected_nbytes", default=
 decoded. With it, many small values are fetched at once from the start, not only when the first
 of them has shown its size. A store need not care."""
 
+read_scope: ContextVar[ReadScope | None] = ContextVar("read_scope", default=None)
+"""Where to count what is read, if somebody asks for it with `zarr.experimental.read_report`."""
+
 
 class Fetch(NamedTuple):
-    """One operation to run, and how many bytes it will return (`None`: not known beforehand)."""
+    """One operation to run, and how many bytes it will return (`None`: not known beforehand).
+
+    In a report it `counts` as a read, unless its bytes are at hand, or it waits for its turn first
+    and then calls what reads through `counted`.
+    """
 
     run: Callable[[], Coroutine[Any, Any, ReadGroup]]
     nbytes: int | None
+    counts: bool = True
+
+
+async def counted(run: Callable[[], Coroutine[Any, Any, ReadGroup]]) -> ReadGroup:
+    """Run what a `Fetch` that does not count does when its turn has come: from here on it reads."""
+    scope = read_scope.get()
+    fetch = Fetch(run, None)
+    return await (fetch if scope is None else scope.fetch(fetch)).run()
 
 
 def fetch_limit(backend: int | None = None) -> int:
@@ -81,9 +99,15 @@ def fetch_limit(backend: int | None = None) -> int:
     configured: int | None = config.get("async.concurrency")
     if configured is None:
         return sys.maxsize
-    if backend is None or configured != config.defaults[0]["async"]["concurrency"]:
+    if backend is None or concurrency_is_chosen():
         return max(1, configured)
     return backend
+
+
+def concurrency_is_chosen() -> bool:
+    """Whether somebody has set `async.concurrency` to something other than its default."""
+    chosen: bool = config.get("async.concurrency") != config.defaults[0]["async"]["concurrency"]
+    return chosen
 
 
 def split_requests(
@@ -251,6 +275,8 @@ async def run_bounded(fetches: Iterable[Fetch], *, limit: int) -> AsyncGenerator
     """
     loop = asyncio.get_running_loop()
     window = _Window(limit, fetch_limit(), expected_nbytes.get(), loop.time())
+    if (scope := read_scope.get()) is not None:
+        fetches = map(scope.fetch, fetches)
     upcoming = iter(fetches)
     held: dict[asyncio.Task[ReadGroup], int | None] = {}
     done: deque[asyncio.Task[ReadGroup]] = deque()
@@ -342,6 +368,42 @@ async def settle(*futures: asyncio.Future[Any]) -> None:
         raise interrupted
 
 
+async def run_in_thread[T](
+    function: Callable[[], T], *, executor: Executor | None = None, stop: Callable[[], object]
+) -> T:
+    """Run a function on a worker thread, and do not return before it has ended.
+
+    Parameters
+    ----------
+    function
+        What to run, in a copy of the caller's context.
+    executor
+        Where the thread comes from; `None` for the default executor of the event loop.
+    stop
+        Called when this is cancelled: a thread can't be, so `function` should look for a sign.
+        If it still waits for its turn, it does not run at all.
+    """
+    context = copy_context()
+    turn = Lock()  # whoever takes it first decides whether the function runs
+
+    def begin() -> T:
+        if not turn.acquire(blocking=False):
+            raise asyncio.CancelledError
+        return context.run(function)
+
+    thread = asyncio.get_running_loop().run_in_executor(executor, begin)
+    try:
+        await asyncio.wait([thread])
+    except asyncio.CancelledError:
+        stop()
+        if turn.acquire(blocking=False):
+            thread.cancel()
+        else:
+            await settle(thread)
+        raise
+    return thread.result()
+
+
 def attach_others(error: BaseException, others: Iterable[BaseException]) -> None:
     """Hang failures of the same moment at the end of the `__cause__` chain of `error`."""
     causes = [error]
@@ -353,6 +415,40 @@ def attach_others(error: BaseException, others: Iterable[BaseException]) -> None
         # A cause hides the context in a traceback: let it show behind the group.
         group.__context__ = causes[-1].__context__
         causes[-1].__cause__ = group
+
+
+async def map_ahead[T, R](
+    function: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, limit: int
+) -> AsyncGenerator[R]:
+    """Call `function` for each item, several at a time, and yield what it returns, in order.
+
+    Parameters
+    ----------
+    function
+        What to call.
+    items
+        What to call it with. Taken lazily.
+    limit
+        How many calls are under way, or done and not yet taken, at most.
+
+    Raises
+    ------
+    Exception
+        What `function` raises, as itself, in its turn. The calls under way are cancelled.
+    """
+    upcoming = iter(items)
+    running: deque[asyncio.Task[R]] = deque()
+    try:
+        while True:
+            for item in islice(upcoming, limit - len(running)):
+                running.append(asyncio.create_task(function(item)))
+            if not running:
+                return
+            result = await running[0]
+            running.popleft()
+            yield result
+    finally:
+        await cancel_and_wait(running)
 
 
 @asynccontextmanager

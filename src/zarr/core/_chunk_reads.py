@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager, suppress
-from contextvars import copy_context
 from itertools import batched
 from math import prod
-from threading import Event as ThreadEvent
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +28,7 @@ from zarr.core._bounded import (
     fetch_limit,
     flat_task_group,
     run_bounded,
-    settle,
+    run_in_thread,
 )
 from zarr.core.buffer.cpu import Buffer as NumpyBuffer
 from zarr.core.buffer.cpu import NDBuffer as NumpyNDBuffer
@@ -56,13 +54,17 @@ MAX_BYTES_INLINE = 64 << 10
 """Size, decoded, up to which a single chunk is decoded in the event loop: a thread takes longer to
 get going than the chunk does."""
 
-COLLECTED = 16
-"""Chunks that are collected before a thread is started to decode them, unless they hold
-`COLLECTED_BYTES` or the first of them has waited for `COLLECTING_SECONDS`."""
+SHARE = 16
+"""Chunks that a thread takes at a time, unless they hold `SHARE_BYTES` or more."""
 
-COLLECTED_BYTES = 256 << 10
+SHARE_BYTES = 256 << 10
 
-COLLECTING_SECONDS = 0.002
+COLLECTED_BYTES = 16 << 20
+"""Encoded bytes that are collected before a thread is started to decode them."""
+
+COLLECTING_SECONDS = 0.02
+"""How long less than that waits, while more is being fetched. What arrives faster is better fetched
+first and decoded then: a thread that decodes and one that fetches wait for each other's GIL."""
 
 MAX_BYTES_UNDECODED = 32 << 20
 """Encoded bytes that may wait for a worker thread before reading on is held back."""
@@ -292,7 +294,6 @@ class _Decoders:
         self._idle = workers
         self._kept_free = 1 if workers > 1 else 0
         self._queue: deque[ReadGroup] = deque()
-        self._waiting = 0
         self._stopped = False
         self._waiting_bytes = 0
         self._lock = Lock()
@@ -317,10 +318,9 @@ class _Decoders:
     def put(self, group: ReadGroup) -> None:
         """Queue a group."""
         with self._lock:
-            self._waiting += len(group)
             self._waiting_bytes += _nbytes(group)
         self._queue.extend(_shares(group))
-        if self._waiting >= COLLECTED or self._waiting_bytes >= COLLECTED_BYTES:
+        if self._waiting_bytes >= COLLECTED_BYTES:
             self._start()
         elif self._timer is None:
             self._timer = self._loop.call_later(COLLECTING_SECONDS, self._start)
@@ -343,37 +343,22 @@ class _Decoders:
 
     def work_inline(self) -> None:
         """Decode what there is, in the event loop."""
-        self._drain(ThreadEvent())
+        self._drain()
 
     async def work(self) -> None:
         """Decode on a thread for as long as there is something to decode."""
         try:
             while self._queue and not self._stopped:
-                await self._run_in_thread()
+                await run_in_thread(self._drain, executor=self._executor, stop=self._stop)
         except BaseException:
-            self._stopped = True
+            self._stop()
             raise
         self._idle += 1
 
-    async def _run_in_thread(self) -> None:
-        begun = ThreadEvent()
-        context = copy_context()
-        thread = self._loop.run_in_executor(self._executor, context.run, self._drain, begun)
-        try:
-            await asyncio.wait([thread])
-        except asyncio.CancelledError:
-            # A thread can't be cancelled, and this one writes to the output: wait for its last
-            # chunk. Not so if it still waits for its turn, then it will find that all is over.
-            self._stopped = True
-            if begun.is_set():
-                await settle(thread)
-            else:
-                thread.cancel()
-            raise
-        thread.result()
+    def _stop(self) -> None:
+        self._stopped = True
 
-    def _drain(self, begun: ThreadEvent) -> None:
-        begun.set()
+    def _drain(self) -> None:
         while self._queue:
             try:
                 share = self._queue.popleft()
@@ -393,7 +378,6 @@ class _Decoders:
         nbytes = _nbytes(share)
         with self._lock:
             before = self._waiting_bytes
-            self._waiting -= len(share)
             self._waiting_bytes -= nbytes
         if before > MAX_BYTES_UNDECODED >= before - nbytes:
             self._loop.call_soon_threadsafe(self._has_room.set)
@@ -408,7 +392,7 @@ def _shares(group: ReadGroup) -> Iterator[ReadGroup]:
     if len(group) <= 1:
         yield group
         return
-    size = max(1, min(COLLECTED, COLLECTED_BYTES * len(group) // max(1, _nbytes(group))))
+    size = max(1, min(SHARE, SHARE_BYTES * len(group) // max(1, _nbytes(group))))
     yield from batched(group, size)
 
 

@@ -7,12 +7,13 @@ from functools import partial
 from itertools import batched
 from typing import TYPE_CHECKING
 
-from zarr.core._bounded import Fetch, fetch_limit, run_bounded, split_requests
+from zarr.core._bounded import Fetch, fetch_limit, read_scope, run_bounded, split_requests
 from zarr.storage._fsspec_reads import (
     Span,
     as_slice,
     batch_size,
     cuts,
+    in_gaps,
     locator,
     merge,
     merge_limits,
@@ -85,7 +86,7 @@ class FsspecStore:
                 else:
                     located[index] = at
             if at_hand:
-                yield Fetch(partial(_hand_over, at_hand), 0)
+                yield Fetch(partial(_hand_over, at_hand), 0, counts=False)
             spans = (
                 Span(index, (id(at.fs), at.path), at.start, at.end) for index, at in located.items()
             )
@@ -146,6 +147,8 @@ class FsspecStore:
                 raise
             data = b""  # the first range starts beyond the end, so all of them do
         if len(data) == at.nbytes:
+            if (scope := read_scope.get()) is not None:
+                scope.has_merged(len(data), in_gaps(parts))
             return [(i, prototype.buffer.from_bytes(data[a:b])) for i, a, b in parts]
         if len(data) > (at.nbytes or 0):
             await self._check_length(at, len(data))

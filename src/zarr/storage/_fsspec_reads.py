@@ -188,6 +188,15 @@ def cuts(group: Sequence[Span]) -> tuple[int, int, list[tuple[int, int, int]]] |
     return start, end, [(request, a - start, b - start) for request, _, a, b in ranges]
 
 
+def in_gaps(parts: Sequence[tuple[int, int, int]]) -> int:
+    """How many bytes of a merged read lie in none of its `parts`, which are sorted by `first`."""
+    gaps = end = 0
+    for _, first, last in parts:
+        gaps += max(0, first - end)
+        end = max(end, last)
+    return gaps
+
+
 def as_slice(byte_range: ByteRequest | None) -> tuple[int | None, int | None]:
     """The `start` and `end` that fsspec's `cat_file` takes for a byte range.
 
