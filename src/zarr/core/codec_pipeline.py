@@ -1,4 +1,7 @@
-"""Both pipelines read whole chunks with one `get_many`, see `zarr.core._chunk_reads`."""
+"""Both pipelines read whole chunks with one `get_many`, see `zarr.core._chunk_reads`.
+
+So they do where they write, with the chunks that have to be merged with what is stored.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from zarr.core._chunk_reads import ChunkRead
+    from zarr.core._chunk_writes import ChunkWrite
 
 
 async def _async_read_fallback(
@@ -68,3 +72,46 @@ class BatchedCodecPipeline:
         parts = [(part, out, drop_axes) for part in batched(batch, self.batch_size)]
         results = await concurrent_map(parts, self.read_batch, config.get("async.concurrency"))
         return tuple(chain.from_iterable(results))
+
+    async def write(
+        self,
+        batch_info: Iterable[ChunkWrite],
+        value: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> None:
+        # Local import: zarr.core._chunk_writes imports zarr.storage, which leads back here.
+        from zarr.core._chunk_writes import write_batches
+
+        batch, size = list(batch_info), self.batch_size
+        several = sum(not is_complete for *_, is_complete in batch) > 1
+        if several and not self.supports_partial_encode and not _overrides(self, "write_batch"):
+            await write_batches(self, batch, value, drop_axes, batch_size=size)
+            return
+        parts = [(part, value, drop_axes) for part in batched(batch, size)]
+        await concurrent_map(parts, self.write_batch, config.get("async.concurrency"))
+
+
+class FusedCodecPipeline:
+    async def write(
+        self,
+        batch_info: Iterable[ChunkWrite],
+        value: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> None:
+        from zarr.abc.store import SyncByteSetter, _store_supports_sync_io
+        from zarr.core._chunk_writes import fetch_existing
+        from zarr.storage._common import StorePath
+
+        batch = list(batch_info)
+        if not batch:
+            return
+        setter = batch[0][0]
+        if isinstance(setter, StorePath):
+            in_thread = _store_supports_sync_io(setter.store)
+        else:
+            in_thread = isinstance(setter, SyncByteSetter)
+        if in_thread and self.sync_transform is not None:
+            write, workers = self.write_sync, _resolve_max_workers()
+            await asyncio.to_thread(write, batch, value, drop_axes, max_workers=workers)
+        else:
+            await _async_write_fallback(self, await fetch_existing(batch), value, drop_axes)
