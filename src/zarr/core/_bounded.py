@@ -61,6 +61,10 @@ expected_nbytes: ContextVar[int | None] = ContextVar("expected_nbytes", default=
 decoded. With it, many small values are fetched at once from the start, not only when the first
 of them has shown its size. A store need not care."""
 
+ranges_are_merged: ContextVar[bool] = ContextVar("ranges_are_merged", default=False)
+"""Whether the consumer has merged byte ranges of one key as it was told to (by the configuration of
+an array): a store should not merge them further, except with those of other keys."""
+
 read_scope: ContextVar[ReadScope | None] = ContextVar("read_scope", default=None)
 """Where to count what is read, if somebody asks for it with `zarr.experimental.read_report`."""
 

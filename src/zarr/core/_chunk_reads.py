@@ -27,6 +27,7 @@ from zarr.core._bounded import (
     expected_nbytes,
     fetch_limit,
     flat_task_group,
+    ranges_are_merged,
     run_bounded,
     run_in_thread,
 )
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from zarr.abc.codec import Codec, CodecPipeline
-    from zarr.abc.store import ByteGetter
+    from zarr.abc.store import ByteGetter, ByteRequest, Store
     from zarr.core._bounded import ReadGroup
     from zarr.core.array_spec import ArraySpec
-    from zarr.core.buffer import Buffer, NDBuffer
+    from zarr.core.buffer import Buffer, BufferPrototype, NDBuffer
     from zarr.core.indexing import SelectorTuple
 
 type ChunkRead = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
@@ -85,17 +86,43 @@ async def fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncIterator[AsyncIterato
         and all(spec.prototype == prototype for _, spec, *_ in batch)
     ):
         keys = [path.path for path in paths]
-        fetched = _read_many(paths[0].store, keys, prototype=prototype)
+        fetched = fetch_many(paths[0].store, keys, prototype, expected=_largest_chunk(batch))
     else:
-        fetched = _fetch_each(batch)
-    token = expected_nbytes.set(_largest_chunk(batch))
+        fetched = closing_groups(checked(_fetch_each(batch), len(batch)))
+    async with fetched as groups:
+        yield groups
+
+
+@asynccontextmanager
+async def fetch_many(
+    store: Store,
+    requests: Sequence[str | tuple[str, ByteRequest | None]],
+    prototype: BufferPrototype,
+    *,
+    expected: int | None = None,
+    merged: bool = False,
+) -> AsyncIterator[AsyncIterator[ReadGroup]]:
+    """`Store.get_many`, closed at the end and checked.
+
+    Parameters
+    ----------
+    store, requests, prototype
+        As for `Store.get_many`.
+    expected
+        How large a value is at most, in bytes, if that is known.
+    merged
+        Whether byte ranges of one key have been merged already, and are not to be merged further.
+    """
+    tokens = (expected_nbytes.set(expected), ranges_are_merged.set(merged))
+    fetched = checked(_read_many(store, requests, prototype=prototype), len(requests))
     try:
-        async with closing_groups(checked(fetched, len(batch))) as groups:
+        async with closing_groups(fetched) as groups:
             yield groups
     finally:
         # A read that was abandoned with its event loop is closed in another context.
         with suppress(ValueError):
-            expected_nbytes.reset(token)
+            expected_nbytes.reset(tokens[0])
+            ranges_are_merged.reset(tokens[1])
 
 
 def _largest_chunk(batch: Sequence[ChunkRead]) -> int | None:
@@ -184,7 +211,7 @@ async def decode_in_threads(
         _, spec, chunk_selection, out_selection, _ = batch[index]
         results[index] = scatter(value, spec, chunk_selection, out_selection)
 
-    decoders = _Decoders(decode, executor, workers)
+    decoders = Decoders(decode, executor, workers)
     if len(batch) == 1:
         async with fetch_chunks(batch) as groups:
             async for group in groups:
@@ -275,7 +302,7 @@ def _plain_dtype(spec: ArraySpec, codec: BytesCodec) -> np.dtype[Any] | None:
     return dtype if on_host and codec._stored_dtype(spec, dtype) == dtype else None
 
 
-class _Decoders:
+class Decoders:
     """Worker threads that decode what `put` hands them.
 
     Each call of `work` occupies a thread until it finds the queue empty. To start one costs more

@@ -6,11 +6,13 @@ So they do where they write, with the chunks that have to be merged with what is
 from __future__ import annotations
 
 from itertools import batched, chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from concurrent.futures import Executor
 
+    from zarr.codecs.sharding import ShardingCodec
     from zarr.core._chunk_reads import ChunkRead
     from zarr.core._chunk_writes import ChunkWrite
 
@@ -28,25 +30,72 @@ async def _async_read_fallback(
     Otherwise `pipeline.decode` gets the chunks in batches.
     """
     # Local import: zarr.core._chunk_reads imports zarr.storage, which leads back here.
-    from zarr.core._chunk_reads import bulk_transform, decode_in_batches, decode_in_threads
+    from zarr.core._chunk_reads import decode_in_batches, decode_in_threads
 
-    transform = executor = None
-    workers = os.cpu_count() or 1
-    if isinstance(pipeline, FusedCodecPipeline):
-        transform, workers = pipeline.sync_transform, _resolve_max_workers()
-        executor = _get_pool(workers)
-    elif isinstance(pipeline, BatchedCodecPipeline) and not (
-        _overrides(pipeline, "decode") or _overrides(pipeline, "decode_batch")
-    ):
-        transform = bulk_transform(pipeline)
-        limit = config.get("threading.max_workers")
-        if isinstance(limit, int) and limit > 0:
-            workers = limit
+    transform, executor, workers = _bulk_decoding(pipeline)
     if transform is None:
         size = max(1, getattr(pipeline, "batch_size", 1))
         return await decode_in_batches(batch, out, drop_axes, pipeline, batch_size=size)
     return await decode_in_threads(
         batch, out, drop_axes, transform, executor=executor, workers=workers
+    )
+
+
+# overlay: after _async_read_fallback
+def _bulk_decoding(pipeline: CodecPipeline) -> tuple[ChunkTransform | None, Executor | None, int]:
+    """How the chunks of a pipeline are decoded on several threads.
+
+    Returns
+    -------
+    transform
+        What decodes a chunk, or `None` if `pipeline.decode` has to.
+    executor
+        Where the threads come from; `None` for the default executor of the event loop.
+    workers
+        How many threads decode at once.
+    """
+    from zarr.core._chunk_reads import bulk_transform
+
+    if isinstance(pipeline, FusedCodecPipeline):
+        workers = _resolve_max_workers()
+        return pipeline.sync_transform, _get_pool(workers), workers
+    limit = config.get("threading.max_workers")
+    workers = limit if isinstance(limit, int) and limit > 0 else os.cpu_count() or 1
+    if not isinstance(pipeline, BatchedCodecPipeline) or any(
+        _overrides(pipeline, method) for method in ("decode", "decode_batch")
+    ):
+        return None, None, workers
+    return bulk_transform(pipeline), None, workers
+
+
+# overlay: after _bulk_decoding
+async def _read_shards(
+    pipeline: CodecPipeline,
+    codec: ShardingCodec,
+    batch: Sequence[ChunkRead],
+    out: NDBuffer,
+    drop_axes: tuple[int, ...],
+) -> tuple[GetResult, ...]:
+    """Read the selected parts of shards, see `zarr.core._shard_reads`."""
+    from zarr.core._shard_reads import read_shards
+
+    def transform_of(shard_spec: ArraySpec) -> ChunkTransform | None:
+        inner = codec._get_inner_pipeline(shard_spec)
+        if type(inner) not in (BatchedCodecPipeline, FusedCodecPipeline):
+            return None
+        codecs = cast("Iterable[Codec]", inner)
+        nested = any(hasattr(each, "_sync_capable") for each in codecs)
+        return None if nested else _bulk_decoding(inner)[0]
+
+    _, executor, workers = _bulk_decoding(pipeline)
+    return await read_shards(
+        codec,
+        batch,
+        out,
+        drop_axes,
+        transform_of=transform_of,
+        executor=executor,
+        workers=workers,
     )
 
 
@@ -66,9 +115,16 @@ class BatchedCodecPipeline:
         batch = list(batch_info)
         if not batch:
             return ()
-        if not self.supports_partial_decode and not _overrides(self, "read_batch"):
+        # Local import: zarr.core._shard_reads imports zarr.storage, which leads back here.
+        from zarr.core._shard_reads import reads_together
+
+        codec = self.array_bytes_codec
+        own = any(_overrides(self, method) for method in ("read_batch", "decode_partial_batch"))
+        if not own and not self.supports_partial_decode:
             # `batch_size` governs decoding alone: what is fetched is asked for in one go.
             return await _async_read_fallback(self, batch, out, drop_axes)
+        if not own and reads_together(codec, batch):
+            return await _read_shards(self, cast("ShardingCodec", codec), batch, out, drop_axes)
         parts = [(part, out, drop_axes) for part in batched(batch, self.batch_size)]
         results = await concurrent_map(parts, self.read_batch, config.get("async.concurrency"))
         return tuple(chain.from_iterable(results))
@@ -92,6 +148,38 @@ class BatchedCodecPipeline:
 
 
 class FusedCodecPipeline:
+    async def read(
+        self,
+        batch_info: Iterable[ChunkRead],
+        out: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> tuple[GetResult, ...]:
+        from zarr.abc.store import SyncByteGetter, _store_supports_sync_io
+        from zarr.core._shard_reads import reads_together
+        from zarr.storage._common import StorePath
+
+        batch = list(batch_info)
+        if not batch:
+            return ()
+        getter, codec = batch[0][0], self.array_bytes_codec
+        if isinstance(getter, StorePath):
+            in_thread = _store_supports_sync_io(getter.store)
+        else:
+            in_thread = isinstance(getter, SyncByteGetter)
+        if in_thread and self.sync_transform is not None:
+            read, workers = self.read_sync, _resolve_max_workers()
+            return await asyncio.to_thread(read, batch, out, drop_axes, max_workers=workers)
+        if not self.supports_partial_decode:
+            return await _async_read_fallback(self, batch, out, drop_axes)
+        if reads_together(codec, batch):
+            return await _read_shards(self, cast("ShardingCodec", codec), batch, out, drop_axes)
+        partly = cast("ArrayBytesCodecPartialDecodeMixin", codec)
+        chunks = await partly.decode_partial([(item[0], item[2], item[1]) for item in batch])
+        return tuple(
+            scatter_chunk(chunk, out, chunk_spec=spec, out_selection=selection, drop_axes=drop_axes)
+            for chunk, (_, spec, _, selection, _) in zip(chunks, batch, strict=True)
+        )
+
     async def write(
         self,
         batch_info: Iterable[ChunkWrite],

@@ -7,7 +7,14 @@ from functools import partial
 from itertools import batched
 from typing import TYPE_CHECKING
 
-from zarr.core._bounded import Fetch, fetch_limit, read_scope, run_bounded, split_requests
+from zarr.core._bounded import (
+    Fetch,
+    fetch_limit,
+    ranges_are_merged,
+    read_scope,
+    run_bounded,
+    split_requests,
+)
 from zarr.storage._fsspec_reads import (
     Span,
     as_slice,
@@ -68,6 +75,7 @@ class FsspecStore:
         for window in batched(numbered, REQUESTS_PLANNED_AT_ONCE):
             asked = dict(window)
             distinct = len({key for key, _ in asked.values()}) == len(asked)
+            alone = distinct or ranges_are_merged.get()
             at_hand: list[tuple[int, Buffer | None]] = []
             located: dict[int, Location] = {}
             for index, (key, byte_range) in window:
@@ -79,8 +87,8 @@ class FsspecStore:
                     continue
                 if at.value is not None:
                     at_hand.append((index, prototype.buffer.from_bytes(at.value)))
-                elif distinct and at.via is None:
-                    # The only request for its object: the rest of the plan has no part in it.
+                elif alone and at.via is None:
+                    # Nothing in the rest of the plan could be merged with it.
                     run = partial(self._fetch_alike, at, [index], key, byte_range, prototype)
                     yield Fetch(run, at.nbytes)
                 else:

@@ -7,7 +7,14 @@ from functools import partial
 from itertools import batched
 from typing import TYPE_CHECKING, cast
 
-from zarr.core._bounded import Fetch, fetch_limit, run_bounded, split_requests, value_nbytes
+from zarr.core._bounded import (
+    Fetch,
+    fetch_limit,
+    ranges_are_merged,
+    run_bounded,
+    split_requests,
+    value_nbytes,
+)
 from zarr.storage._fsspec_reads import MergeLimits, Span, merge
 
 if TYPE_CHECKING:
@@ -55,11 +62,11 @@ class ObjectStore:
             asked = dict(window)
             spans: list[Span] = []
             for index, (key, byte_range) in window:
-                if isinstance(byte_range, RangeByteRequest):
+                if isinstance(byte_range, RangeByteRequest) and not ranges_are_merged.get():
                     spans.append(Span(index, key, byte_range.start, byte_range.end))
                 else:
                     run = partial(self._fetch_each, [index], asked, prototype)
-                    yield Fetch(run, None)
+                    yield Fetch(run, value_nbytes(byte_range))
             for group in merge(spans, MergeLimits()):
                 indices = [span.request for span in group]
                 fetch = self._fetch_ranges if len(group) > 1 else self._fetch_each

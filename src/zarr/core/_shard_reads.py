@@ -1,0 +1,431 @@
+"""Read parts of many shards together: two round trips for all of them.
+
+The indexes of the shards of a read are one request, all byte ranges of their inner chunks another,
+and whole shards a third, at the same time as the first. The inner chunks are in memory then: worker
+threads decode them and write them to their place in the output, as those of `zarr.core._chunk_reads`
+do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from math import prod
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+
+from zarr.abc.codec import GetResult
+from zarr.abc.store import RangeByteRequest, Store
+from zarr.core._bounded import fetch_limit, flat_task_group
+from zarr.core._chunk_reads import Decoders, chunk_decoder, fetch_chunks, fetch_many
+from zarr.core._coalesce import coalesce_ranges
+from zarr.core.buffer import numpy_buffer_prototype
+from zarr.core.chunk_grids import ChunkGrid
+from zarr.core.chunk_utils import scatter_chunk
+from zarr.core.indexing import get_indexer
+from zarr.storage._common import StorePath
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor
+
+    from zarr.abc.store import ByteRequest
+    from zarr.codecs.sharding import ShardingCodec, _ShardIndex
+    from zarr.core._chunk_reads import ChunkRead
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, NDBuffer
+    from zarr.core.chunk_utils import ChunkTransform
+    from zarr.core.indexing import ChunkProjection, SelectorTuple
+
+
+def reads_together(codec: object, batch: Sequence[ChunkRead]) -> bool:
+    """Whether the shards of `batch` may be read together, by `read_shards`.
+
+    They may if they are in one store, with one prototype, and if nobody has another idea of how
+    to read them: a subclass of the codec, or a store that has a `get_ranges` of its own and no
+    `get_many`.
+    """
+    from zarr.codecs.sharding import ShardingCodec
+
+    if type(codec) is not ShardingCodec:
+        return False
+    getter, first, *_ = batch[0]
+    if type(getter) is not StorePath or not issubclass(type(getter.store), Store):
+        return False
+    ranges = next(c for c in type(getter.store).__mro__ if "get_ranges" in vars(c))
+    if "get_many" not in vars(ranges) and ranges.__module__.partition(".")[0] != "zarr":
+        return False
+    return all(
+        type(each) is StorePath and each.store is getter.store and spec.prototype == first.prototype
+        for each, spec, *_ in batch
+    )
+
+
+async def read_shards(
+    codec: ShardingCodec,
+    batch: Sequence[ChunkRead],
+    out: NDBuffer,
+    drop_axes: tuple[int, ...],
+    *,
+    transform_of: Callable[[ArraySpec], ChunkTransform | None],
+    executor: Executor | None,
+    workers: int,
+) -> tuple[GetResult, ...]:
+    """Read the selected parts of the shards of `batch` into `out`.
+
+    Parameters
+    ----------
+    codec
+        The codec of the shards.
+    batch, out, drop_axes
+        As for `CodecPipeline.read`. `reads_together` must have agreed to `batch`.
+    transform_of
+        What decodes the inner chunks of a shard on several threads; `None` if they have to go
+        through the inner codec pipeline.
+    executor
+        Where the threads come from; `None` for the default executor of the event loop.
+    workers
+        How many threads decode at once.
+
+    Returns
+    -------
+    tuple[GetResult, ...]
+        Whether each shard was there, in the order of `batch`.
+    """
+    reading = _Reading(codec, batch, out, drop_axes, transform_of, (executor, workers))
+    await reading.run()
+    return tuple(reading.results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Which inner chunks a selection of a shard touches. Shards that are alike share one."""
+
+    chunk_spec: ArraySpec
+    chunks_per_shard: tuple[int, ...]
+    chunks: list[ChunkProjection]
+    shape: tuple[int, ...]
+    sel_shape: tuple[int, ...] | None
+    whole: bool
+    index: slice  # where the index is, of a shard that is in memory
+    index_range: ByteRequest  # and of one that is in a store
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """One shard of a read."""
+
+    number: int
+    path: str
+    spec: ArraySpec
+    out_selection: SelectorTuple
+    plan: _Plan
+
+
+type _Scatter = Callable[[Buffer | None, ArraySpec, SelectorTuple, SelectorTuple], GetResult]
+
+
+class _MergedRange(NamedTuple):
+    """A byte range of a shard, and the inner chunks in it: their position in the plan, and where
+    in the shard they begin and end."""
+
+    shard: _Shard
+    byte_range: RangeByteRequest
+    parts: list[tuple[int, int, int]]
+
+
+@dataclass(slots=True)
+class _Partly:
+    """What has come of the inner chunks of a shard, and how many byte ranges are to come."""
+
+    values: list[Buffer | None]
+    to_come: int
+    gone: bool = False
+
+
+class _Target:
+    """Where the inner chunks of a shard are written: the output itself, or an array of their own.
+
+    The last of them has that copied to the output.
+    """
+
+    def __init__(self, shard: _Shard, out: NDBuffer, drop_axes: tuple[int, ...]) -> None:
+        self.shard = shard
+        self._out = out
+        self._drop_axes = drop_axes
+        self._to_come = len(shard.plan.chunks)
+        self._lock = Lock()
+        place = None if drop_axes else _view(out, shard)
+        self._is_copied = place is None
+        if place is None:
+            place = shard.spec.prototype.nd_buffer.empty(
+                shape=shard.plan.shape,
+                dtype=shard.spec.dtype.to_native_dtype(),
+                order=shard.spec.order,
+            )
+        self.buffer = place
+
+    def chunk_written(self) -> None:
+        """Note that one more of the chunks has been written."""
+        with self._lock:
+            self._to_come -= 1
+            last = self._to_come == 0
+        if last:
+            self.finish()
+
+    def finish(self) -> None:
+        """Copy what was written to the output."""
+        if self._is_copied:
+            sel_shape = self.shard.plan.sel_shape
+            scatter_chunk(
+                self.buffer if sel_shape is None else self.buffer.reshape(sel_shape),
+                self._out,
+                chunk_spec=self.shard.spec,
+                out_selection=self.shard.out_selection,
+                drop_axes=self._drop_axes,
+            )
+
+
+def _view(out: NDBuffer, shard: _Shard) -> NDBuffer | None:
+    """The part of the output that a shard fills, if it can be written to chunk by chunk."""
+    selection, plan = shard.out_selection, shard.plan
+    if type(selection) is not tuple or not all(type(part) is slice for part in selection):
+        return None
+    array: object = out.as_ndarray_like()
+    if plan.sel_shape is not None or type(array) is not np.ndarray:
+        return None
+    view = out[selection]
+    fits = view.shape == plan.shape and view.dtype == shard.spec.dtype.to_native_dtype()
+    return view if fits else None
+
+
+class _Reading:
+    """A read of several shards."""
+
+    def __init__(
+        self,
+        codec: ShardingCodec,
+        batch: Sequence[ChunkRead],
+        out: NDBuffer,
+        drop_axes: tuple[int, ...],
+        transform_of: Callable[[ArraySpec], ChunkTransform | None],
+        decoding: tuple[Executor | None, int],
+    ) -> None:
+        self._codec = codec
+        self._batch = batch
+        self._store = cast("StorePath", batch[0][0]).store
+        self._out = out
+        self._drop_axes = drop_axes
+        self._transform_of = transform_of
+        self._shards = list(_shards(codec, batch))
+        self.results = [GetResult(status="present") for _ in batch]
+        self._jobs: list[tuple[_Scatter, _Target, ChunkProjection]] = []
+        self._decoders = Decoders(self._decode, *decoding)
+        self._slots = asyncio.Semaphore(fetch_limit())  # of what is not decoded by threads alone
+
+    async def run(self) -> None:
+        whole = [shard for shard in self._shards if shard.plan.whole]
+        partial = [shard for shard in self._shards if not shard.plan.whole]
+        async with flat_task_group() as self._tasks:
+            with self._decoders.started_in(self._tasks):
+                async with flat_task_group() as fetching:
+                    if whole:
+                        fetching.create_task(self._read_whole(whole))
+                    if partial:
+                        fetching.create_task(self._read_partial(partial))
+
+    async def _read_whole(self, shards: Sequence[_Shard]) -> None:
+        async with fetch_chunks([self._batch[shard.number] for shard in shards]) as groups:
+            async for group in groups:
+                for number, value in group:
+                    shard = shards[number]
+                    if value is None:
+                        self._is_missing(shard)
+                        continue
+                    index_bytes = value[shard.plan.index]
+                    index = await self._decode_index(index_bytes, shard)
+                    values = [at and value[at[0] : at[1]] for at in _located(index, shard.plan)]
+                    await self._deliver(shard, values)
+
+    async def _read_partial(self, shards: Sequence[_Shard]) -> None:
+        indexes = await self._read_indexes(shards)
+        ranges: list[_MergedRange] = []
+        partly: dict[int, _Partly] = {}
+        for shard, index in indexes:
+            merged = list(_merged(shard, index))
+            ranges += merged
+            partly[shard.number] = _Partly([None] * len(shard.plan.chunks), len(merged))
+            if not merged:
+                await self._deliver(shard, partly[shard.number].values)
+        try:
+            await self._read_ranges(ranges, partly)
+        except FileNotFoundError:
+            # A store may raise it for a shard that has gone meanwhile: ask for each by itself.
+            for shard, _ in indexes:
+                if partly[shard.number].to_come:
+                    await self._read_alone(shard)
+        except Exception as error:  # noqa: BLE001 -- raised again, in a group
+            # So does `Store.get_ranges`, which reads of inner chunks went through before.
+            raise ExceptionGroup("Inner chunks of shards could not be read.", [error]) from None
+
+    async def _read_indexes(self, shards: Sequence[_Shard]) -> list[tuple[_Shard, _ShardIndex]]:
+        """Read the indexes of shards with one request. A shard that is not there has none."""
+        indexes: list[tuple[_Shard, _ShardIndex]] = []
+        requests = [(shard.path, shard.plan.index_range) for shard in shards]
+        largest = 16 * max(prod(shard.plan.chunks_per_shard) for shard in shards)
+        prototype = numpy_buffer_prototype()
+        async with fetch_many(self._store, requests, prototype, expected=largest) as groups:
+            async for group in groups:
+                for number, value in group:
+                    shard = shards[number]
+                    if value is None:
+                        self._is_missing(shard)
+                    else:
+                        indexes.append((shard, await self._decode_index(value, shard)))
+        return indexes
+
+    async def _decode_index(self, value: Buffer, shard: _Shard) -> _ShardIndex:
+        return await self._codec._decode_shard_index(value, shard.plan.chunks_per_shard)
+
+    async def _read_ranges(
+        self, ranges: Sequence[_MergedRange], partly: dict[int, _Partly]
+    ) -> None:
+        """Read byte ranges of shards with one request, and deliver each shard that is complete."""
+        requests = [(merged.shard.path, merged.byte_range) for merged in ranges]
+        prototype = self._batch[0][1].prototype
+        async with fetch_many(self._store, requests, prototype, merged=True) as groups:
+            async for group in groups:
+                for number, value in group:
+                    shard, byte_range, parts = ranges[number]
+                    of_shard = partly[shard.number]
+                    if value is None:
+                        of_shard.gone = True
+                    else:
+                        for position, first, last in parts:
+                            of_shard.values[position] = value[
+                                first - byte_range.start : last - byte_range.start
+                            ]
+                    of_shard.to_come -= 1
+                    if of_shard.to_come:
+                        continue
+                    if of_shard.gone:
+                        self._is_missing(shard)
+                    else:
+                        await self._deliver(shard, of_shard.values)
+                    of_shard.values = []
+
+    def _is_missing(self, shard: _Shard) -> None:
+        self.results[shard.number] = self._scatter(None, shard)
+
+    def _scatter(self, values: NDBuffer | None, shard: _Shard) -> GetResult:
+        return scatter_chunk(
+            values,
+            self._out,
+            chunk_spec=shard.spec,
+            out_selection=shard.out_selection,
+            drop_axes=self._drop_axes,
+        )
+
+    async def _read_alone(self, shard: _Shard) -> None:
+        getter, spec, selection, *_ = self._batch[shard.number]
+        values = await self._codec._decode_partial_single(getter, selection, spec)
+        self.results[shard.number] = self._scatter(values, shard)
+
+    async def _deliver(self, shard: _Shard, values: Sequence[Buffer | None]) -> None:
+        """Have the inner chunks of a shard decoded, and written to the output."""
+        chunks = shard.plan.chunks
+        transform = self._transform_of(shard.spec)
+        if transform is None or not chunks:
+            await self._slots.acquire()
+            task = self._tasks.create_task(self._decode_by_pipeline(shard, values))
+            task.add_done_callback(lambda _: self._slots.release())
+            return
+        target = _Target(shard, self._out, self._drop_axes)
+        scatter = chunk_decoder(transform, target.buffer, ())
+        first = len(self._jobs)
+        self._jobs += [(scatter, target, chunk) for chunk in chunks]
+        self._decoders.put(list(enumerate(values, first)))
+        await self._decoders.room()
+
+    def _decode(self, number: int, value: Buffer | None) -> None:
+        """Decode an inner chunk. Runs on a worker thread."""
+        scatter, target, (_, chunk_selection, out_selection, _) = self._jobs[number]
+        selections = cast("tuple[SelectorTuple, SelectorTuple]", (chunk_selection, out_selection))
+        scatter(value, target.shard.plan.chunk_spec, *selections)
+        target.chunk_written()
+
+    async def _decode_by_pipeline(self, shard: _Shard, values: Sequence[Buffer | None]) -> None:
+        """Decode the inner chunks of a shard as a codec asks for that has its own idea of it."""
+        from zarr.codecs.sharding import _ShardingByteGetter
+
+        plan = shard.plan
+        target = _Target(shard, self._out, self._drop_axes)
+        coords = [coords for coords, *_ in plan.chunks]
+        stored = dict(zip(coords, values, strict=True))
+        reads = [
+            (_ShardingByteGetter(stored, coords), plan.chunk_spec, *selections)
+            for coords, *selections in plan.chunks
+        ]
+        pipeline = self._codec._get_inner_pipeline(shard.spec)
+        await pipeline.read(cast("list[ChunkRead]", reads), target.buffer)
+        target.finish()
+
+
+def _shards(codec: ShardingCodec, batch: Sequence[ChunkRead]) -> Iterator[_Shard]:
+    """Plan the read of each shard of `batch`."""
+    plans: dict[tuple[object, ...], _Plan] = {}
+    for number, (getter, spec, selection, out_selection, _) in enumerate(batch):
+        alike: tuple[object, ...] = (number,)
+        if type(selection) is tuple and all(type(part) is slice for part in selection):
+            slices = cast("tuple[slice, ...]", selection)
+            alike = (id(spec), *((part.start, part.stop, part.step) for part in slices))
+        if alike not in plans:
+            plans[alike] = _plan(codec, selection, spec)
+        path = cast("StorePath", getter).path
+        yield _Shard(number, path, spec, out_selection, plans[alike])
+
+
+def _plan(codec: ShardingCodec, selection: SelectorTuple, spec: ArraySpec) -> _Plan:
+    grid = ChunkGrid.from_sizes(spec.shape, codec.chunk_shape)
+    indexer = get_indexer(selection, shape=spec.shape, chunk_grid=grid)
+    chunks = list(indexer)
+    coords = {coords for coords, *_ in chunks}
+    per_shard = codec._get_chunks_per_shard(spec)
+    size = codec._shard_index_size(per_shard)
+    return _Plan(
+        chunk_spec=codec._get_chunk_spec(spec),
+        chunks_per_shard=per_shard,
+        chunks=chunks,
+        shape=indexer.shape,
+        sel_shape=getattr(indexer, "sel_shape", None),
+        whole=codec._is_total_shard(coords, per_shard),
+        index=slice(size) if codec.index_location == "start" else slice(-size, None),
+        index_range=codec._shard_index_byte_range(per_shard),
+    )
+
+
+def _located(index: _ShardIndex, plan: _Plan) -> Iterator[tuple[int, int] | None]:
+    """Where in its shard each of many inner chunks lies, `None` for those that are missing."""
+    coords = np.array([coords for coords, *_ in plan.chunks], dtype=np.int64)
+    coords = coords.reshape(len(plan.chunks), len(plan.chunks_per_shard))
+    starts, ends, present = index.get_chunk_slices_vectorized(coords)
+    for start, end, there in zip(starts.tolist(), ends.tolist(), present.tolist(), strict=True):
+        yield (start, end) if there else None
+
+
+def _merged(shard: _Shard, index: _ShardIndex) -> Iterator[_MergedRange]:
+    """The byte ranges to read of a shard, merged as the array's configuration says."""
+    found = (index.get_chunk_slice(coords) for coords, *_ in shard.plan.chunks)
+    located = {number: at for number, at in enumerate(found) if at is not None}
+    positions = list(located)
+    groups, _ = coalesce_ranges(
+        [RangeByteRequest(*at) for at in located.values()],
+        max_gap_bytes=shard.spec.config.sharding_coalesce_max_gap_bytes,
+        max_coalesced_bytes=shard.spec.config.sharding_coalesce_max_bytes,
+    )
+    for group in groups:
+        start, end = group[0][1].start, max(at.end for _, at in group)
+        parts = [(positions[number], at.start, at.end) for number, at in group]
+        yield _MergedRange(shard, RangeByteRequest(start, end), parts)
