@@ -3,6 +3,7 @@
 build/demo-stock/bin/python bench/arrays.py DATA field 2048 64
 build/demo-stock/bin/python bench/arrays.py DATA large
 build/demo-stock/bin/python bench/arrays.py DATA group
+build/demo-stock/bin/python bench/arrays.py DATA shards
 """
 
 from __future__ import annotations
@@ -80,6 +81,19 @@ def write_large(folder: Path) -> None:
         array[row : row + height] = random.standard_normal(LARGE_CHUNK_SHAPE, dtype=np.float32)
 
 
+def write_shards(folder: Path) -> None:
+    """The terrain in 64 shards of 64 inner chunks."""
+    array = zarr.create_array(
+        folder / "array.zarr",
+        shape=(2048, 2048),
+        chunks=(32, 32),
+        shards=(256, 256),
+        dtype="int32",
+        compressors=ZstdCodec(level=3),
+    )
+    array[:] = terrain(2048)
+
+
 def write_group(folder: Path) -> None:
     """A group of 1,000 small arrays."""
     group = zarr.create_group(folder / "group.zarr")
@@ -93,6 +107,7 @@ def main(data: str, kind: str, *numbers: str) -> None:
         "field": write_field,
         "large": write_large,
         "group": write_group,
+        "shards": write_shards,
     }
     folder = Path(data, "-".join((kind, *numbers)))
     unfinished = folder.with_name(f"{folder.name}.unfinished")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zarr import Array
     from zarr.storage import FsspecStore
 
-type Data = Literal["field", "large", "group"]
+type Data = Literal["field", "large", "group", "shards"]
 
 CASES: dict[str, Case] = {}
 
@@ -235,6 +235,55 @@ def object_store_whole(source: Source) -> Trial:
 def large_chunks(source: Source) -> Trial:
     array = source.http("large")
     return Trial(lambda: array[...])
+
+
+# --- shards -----------------------------------------------------------------------------------
+
+
+@case(
+    "shards-band",
+    "16 whole shards over HTTP",
+    target=Target(faster=3),
+    data="shards",
+)
+def shards_band(source: Source) -> Trial:
+    return _of_shards(source, slice(None), slice(0, 512))
+
+
+@case("shards-columns", "10 columns through 8 shards over HTTP", rounds=3, data="shards")
+def shards_columns(source: Source) -> Trial:
+    return _of_shards(source, slice(None), slice(300, 310))
+
+
+@case("shards-point", "one element of a shard over HTTP", rounds=10, data="shards")
+def shards_point(source: Source) -> Trial:
+    return _of_shards(source, 1000, 1000)
+
+
+@case(
+    "shards-scattered",
+    "an inner chunk of each of 64 shards over HTTP",
+    target=Target(faster=4),
+    data="shards",
+)
+def shards_scattered(source: Source) -> Trial:
+    return _of_shards(source, slice(16, None, 256), slice(16, None, 256))
+
+
+@case(
+    "shards-local",
+    "16 whole shards, LocalStore",
+    target=Target(faster=4),
+    data="shards",
+)
+def shards_local(source: Source) -> Trial:
+    array = _open(source.data / "shards" / "array.zarr")
+    return Trial(lambda: array[:, :512], warm_up=lambda: array[1500, 1500])
+
+
+def _of_shards(source: Source, *selection: Any) -> Trial:
+    array = source.http("shards")
+    return Trial(lambda: array[selection], warm_up=lambda: array[1500, 1500])
 
 
 @case(

@@ -45,7 +45,7 @@ MAX_BYTES_IN_FLIGHT = 64 << 20
 By Little's law 64 MiB keep a 10 Gbit/s link busy up to 50 ms of latency.
 """
 
-MIN_BYTES_IN_FLIGHT = 2 << 20
+MIN_BYTES_IN_FLIGHT = 8 << 20
 """The same while nothing is known about the speed of the backend, and where it is slow."""
 
 SECONDS_IN_FLIGHT = 1.0

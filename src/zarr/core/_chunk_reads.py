@@ -357,7 +357,8 @@ class Decoders:
             self._timer.cancel()
             self._timer = None
         if self._tasks is not None and not self._stopped:
-            for _ in range(min(self._idle - self._kept_free, len(self._queue))):
+            worth = 1 + self._waiting_bytes // SHARE_BYTES
+            for _ in range(min(self._idle - self._kept_free, len(self._queue), worth)):
                 self._idle -= 1
                 self._tasks.create_task(self.work())
 
