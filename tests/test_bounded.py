@@ -322,7 +322,7 @@ def test_window_learns_nothing_from_an_absent_key(expected: int | None) -> None:
 def test_window_is_wide_for_a_fast_backend_and_narrow_for_a_slow_one() -> None:
     """A slow link is not flooded with requests that would wait for each other."""
     mebibyte = 1 << 20
-    for seconds, expected in [(0.01, 64), (1, 32), (8, 4), (100, 2)]:
+    for seconds, expected in [(0.01, 64), (1, 32), (2, 16), (8, 8), (100, 8)]:
         window = _Window(limit=1 << 40, unmetered=1, expected=None, now=50)
         window.start(32 * mebibyte)
         window.arrive(32 * mebibyte, 32 * mebibyte)
