@@ -60,10 +60,15 @@ def write_field(folder: Path, size: int, chunk: int) -> None:
     )
     array[:] = terrain(size)
     pack(folder / "array.zarr", folder / "packed.bin", folder / "references.json")
-    with ZipFile(folder / "array.zip", "w") as archive:
+    archive(folder)
+
+
+def archive(folder: Path) -> None:
+    """The array in a ZIP archive."""
+    with ZipFile(folder / "array.zip", "w") as zipped:
         for file in (folder / "array.zarr").rglob("*"):
             if file.is_file():
-                archive.write(file, file.relative_to(folder / "array.zarr"))
+                zipped.write(file, file.relative_to(folder / "array.zarr"))
 
 
 def write_large(folder: Path) -> None:
@@ -79,6 +84,7 @@ def write_large(folder: Path) -> None:
     random = np.random.default_rng(4112)
     for row in range(0, array.shape[0], height):
         array[row : row + height] = random.standard_normal(LARGE_CHUNK_SHAPE, dtype=np.float32)
+    archive(folder)
 
 
 def write_shards(folder: Path) -> None:

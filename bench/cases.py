@@ -108,12 +108,12 @@ class Source:
         options = {"skip_instance_cache": True}
         return FsspecStore.from_url(f"{self.url}/{path}", options, read_only=True)
 
-    def object_store(self) -> Array[Any]:
+    def object_store(self, name: str | None = None) -> Array[Any]:
         from obstore.store import HTTPStore
 
         from zarr.storage import ObjectStore
 
-        url = f"{self.url}/{self.field}/array.zarr"
+        url = f"{self.url}/{name or self.field}/array.zarr"
         http = HTTPStore.from_url(url, client_options={"allow_http": True})
         return _open(ObjectStore(http, read_only=True))
 
@@ -220,7 +220,7 @@ def references_chunk(source: Source) -> Trial:
     return reading(array, source.one_chunk)
 
 
-@case("object-store-whole", "whole array, ObjectStore over HTTP")
+@case("object-store-whole", "whole array, ObjectStore over HTTP", target=Target(faster=8))
 def object_store_whole(source: Source) -> Trial:
     array = source.object_store()
     return reading(array)
@@ -234,6 +234,54 @@ def object_store_whole(source: Source) -> Trial:
 )
 def large_chunks(source: Source) -> Trial:
     array = source.http("large")
+    return Trial(lambda: array[...])
+
+
+@case(
+    "large-object-store",
+    "1 GiB in chunks of 16 MiB, ObjectStore over HTTP",
+    target=Target(memory_factor=1.15),
+    data="large",
+)
+def large_object_store(source: Source) -> Trial:
+    array = source.object_store("large")
+    return Trial(lambda: array[...])
+
+
+@case(
+    "large-local",
+    "1 GiB in chunks of 16 MiB, LocalStore",
+    target=Target(memory_factor=1.15),
+    data="large",
+)
+def large_local(source: Source) -> Trial:
+    array = _open(source.data / "large" / "array.zarr")
+    return Trial(lambda: array[...])
+
+
+@case(
+    "large-memory",
+    "1 GiB in chunks of 16 MiB, MemoryStore",
+    target=Target(memory_factor=1.15),
+    data="large",
+)
+def large_memory(source: Source) -> Trial:
+    from zarr.storage import MemoryStore
+
+    array = _open(MemoryStore(_buffers(source.data / "large" / "array.zarr")))
+    return Trial(lambda: array[...])
+
+
+@case(
+    "large-zip",
+    "1 GiB in chunks of 16 MiB, ZipStore",
+    target=Target(memory_factor=1.15),
+    data="large",
+)
+def large_zip(source: Source) -> Trial:
+    from zarr.storage import ZipStore
+
+    array = _open(ZipStore(source.data / "large" / "array.zip", mode="r"))
     return Trial(lambda: array[...])
 
 
@@ -308,19 +356,19 @@ def group_members(source: Source) -> Trial:
 # --- on this machine --------------------------------------------------------------------------
 
 
-@case("local-whole", "whole array, LocalStore")
+@case("local-whole", "whole array, LocalStore", target=Target(faster=7))
 def local_whole(source: Source) -> Trial:
     array = source.local()
     return reading(array)
 
 
-@case("memory-whole", "whole array, MemoryStore")
+@case("memory-whole", "whole array, MemoryStore", target=Target(faster=4.5))
 def memory_whole(source: Source) -> Trial:
     array = source.memory()
     return reading(array)
 
 
-@case("zip-whole", "whole array, ZipStore")
+@case("zip-whole", "whole array, ZipStore", target=Target(faster=3))
 def zip_whole(source: Source) -> Trial:
     array = source.zipped()
     return reading(array)
@@ -332,6 +380,18 @@ def zip_whole(source: Source) -> Trial:
 @case("local-latency", "one chunk, LocalStore", rounds=500)
 def local_latency(source: Source) -> Trial:
     array = source.local()
+    return reading(array, source.one_chunk)
+
+
+@case("zip-latency", "one chunk, ZipStore", rounds=500)
+def zip_latency(source: Source) -> Trial:
+    array = source.zipped()
+    return reading(array, source.one_chunk)
+
+
+@case("object-store-latency", "one chunk, ObjectStore without latency", rounds=200, latency_ms=0)
+def object_store_latency(source: Source) -> Trial:
+    array = source.object_store()
     return reading(array, source.one_chunk)
 
 
