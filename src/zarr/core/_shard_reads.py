@@ -18,9 +18,9 @@ import numpy as np
 
 from zarr.abc.codec import GetResult
 from zarr.abc.store import RangeByteRequest, Store
+from zarr.core import _coalesce
 from zarr.core._bounded import fetch_limit, flat_task_group
 from zarr.core._chunk_reads import Decoders, chunk_decoder, fetch_chunks, fetch_many
-from zarr.core._coalesce import coalesce_ranges
 from zarr.core.buffer import numpy_buffer_prototype
 from zarr.core.chunk_grids import ChunkGrid
 from zarr.core.chunk_utils import scatter_chunk
@@ -54,8 +54,9 @@ def reads_together(codec: object, batch: Sequence[ChunkRead]) -> bool:
     getter, first, *_ = batch[0]
     if type(getter) is not StorePath or not issubclass(type(getter.store), Store):
         return False
-    ranges = next(c for c in type(getter.store).__mro__ if "get_ranges" in vars(c))
-    if "get_many" not in vars(ranges) and ranges.__module__.partition(".")[0] != "zarr":
+    of_ranges = vars(next(c for c in type(getter.store).__mro__ if "get_ranges" in vars(c)))
+    foreign = of_ranges["get_ranges"].__module__.partition(".")[0] != "zarr"
+    if foreign and of_ranges.get("get_many", Store.get_many) is Store.get_many:
         return False
     return all(
         type(each) is StorePath and each.store is getter.store and spec.prototype == first.prototype
@@ -420,7 +421,7 @@ def _merged(shard: _Shard, index: _ShardIndex) -> Iterator[_MergedRange]:
     found = (index.get_chunk_slice(coords) for coords, *_ in shard.plan.chunks)
     located = {number: at for number, at in enumerate(found) if at is not None}
     positions = list(located)
-    groups, _ = coalesce_ranges(
+    groups, _ = _coalesce.coalesce_ranges(
         [RangeByteRequest(*at) for at in located.values()],
         max_gap_bytes=shard.spec.config.sharding_coalesce_max_gap_bytes,
         max_coalesced_bytes=shard.spec.config.sharding_coalesce_max_bytes,
