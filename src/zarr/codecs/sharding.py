@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from zarr.core._bounded import fetch_limit
-from zarr.core.common import concurrent_map
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zarr.core._bounded import Fetch, fetch_limit, run_bounded, value_nbytes
+
+if TYPE_CHECKING:
+    from zarr.core._bounded import ReadGroup
+
+type ChunkCoords = tuple[int, ...]
+"""Of an inner chunk in its shard, or how many there are along each axis."""
 
 
 class ShardingCodec:
@@ -11,8 +20,8 @@ class ShardingCodec:
         self,
         byte_getter: ByteGetter,
         prototype: BufferPrototype,
-        chunks_per_shard: tuple[int, ...],
-        all_chunk_coords: set[tuple[int, ...]],
+        chunks_per_shard: ChunkCoords,
+        all_chunk_coords: set[ChunkCoords],
         max_gap_bytes: int,
         max_coalesced_bytes: int,
     ) -> ShardMapping | None:
@@ -53,7 +62,15 @@ class ShardingCodec:
         elif isinstance(byte_getter, _ShardingByteGetter):  # a shard within a shard, in memory
             found = [(i, byte_getter.get_sync(prototype, at)) for i, at in enumerate(ranges)]
         else:
-            requests = [(prototype, byte_range) for byte_range in ranges]
-            values = await concurrent_map(requests, byte_getter.get, fetch_limit())
-            found = list(enumerate(values))
+
+            async def fetch(number: int, byte_range: RangeByteRequest) -> ReadGroup:
+                return ((number, await byte_getter.get(prototype, byte_range)),)
+
+            fetches = (
+                Fetch(partial(fetch, number, byte_range), value_nbytes(byte_range))
+                for number, byte_range in enumerate(ranges)
+            )
+            async with aclosing(run_bounded(fetches, limit=fetch_limit())) as arrived:
+                async for group in arrived:
+                    found += group
         return {located[number][0]: value for number, value in found if value is not None}

@@ -349,7 +349,7 @@ class Decoders:
         self._queue.extend(_shares(group))
         if self._waiting_bytes >= COLLECTED_BYTES:
             self._start()
-        elif self._timer is None:
+        elif self._timer is None and self._tasks is not None:
             self._timer = self._loop.call_later(COLLECTING_SECONDS, self._start)
 
     def _start(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -26,6 +27,7 @@ from zarr.core.chunk_grids import ChunkGrid
 from zarr.core.chunk_utils import scatter_chunk
 from zarr.core.indexing import get_indexer
 from zarr.storage._common import StorePath
+from zarr.storage._wrapper import WrapperStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,16 +54,23 @@ def reads_together(codec: object, batch: Sequence[ChunkRead]) -> bool:
     if type(codec) is not ShardingCodec:
         return False
     getter, first, *_ = batch[0]
-    if type(getter) is not StorePath or not issubclass(type(getter.store), Store):
-        return False
-    of_ranges = vars(next(c for c in type(getter.store).__mro__ if "get_ranges" in vars(c)))
-    foreign = of_ranges["get_ranges"].__module__.partition(".")[0] != "zarr"
-    if foreign and of_ranges.get("get_many", Store.get_many) is Store.get_many:
+    if type(getter) is not StorePath or _has_own_ranges(getter.store):
         return False
     return all(
         type(each) is StorePath and each.store is getter.store and spec.prototype == first.prototype
         for each, spec, *_ in batch
     )
+
+
+def _has_own_ranges(store: Store) -> bool:
+    """Whether a store, or one that it forwards `get_ranges` to, has another idea of what it does."""
+    while issubclass(type(store), Store) and "get_ranges" not in vars(store):
+        definer = next(c for c in type(store).__mro__ if "get_ranges" in vars(c))
+        if definer is not WrapperStore:
+            foreign = vars(definer)["get_ranges"].__module__.partition(".")[0] != "zarr"
+            return foreign and vars(definer).get("get_many", Store.get_many) is Store.get_many
+        store = cast("WrapperStore[Store]", store)._store
+    return True
 
 
 async def read_shards(
@@ -202,6 +211,10 @@ def _view(out: NDBuffer, shard: _Shard) -> NDBuffer | None:
     return view if fits else None
 
 
+type _Job = tuple[_Scatter, _Target, ChunkProjection]
+"""An inner chunk to decode: how, where to, and which."""
+
+
 class _Reading:
     """A read of several shards."""
 
@@ -222,20 +235,22 @@ class _Reading:
         self._transform_of = transform_of
         self._shards = list(_shards(codec, batch))
         self.results = [GetResult(status="present") for _ in batch]
-        self._jobs: list[tuple[_Scatter, _Target, ChunkProjection]] = []
-        self._decoders = Decoders(self._decode, *decoding)
+        self._jobs: list[_Job] = []
+        # Not a method of this object: that would make a circle, and keep the store until the next
+        # collection of garbage. A ZipStore that nobody closes is complete when it is let go.
+        self._decoders = Decoders(partial(_decode, self._jobs), *decoding)
         self._slots = asyncio.Semaphore(fetch_limit())  # of what is not decoded by threads alone
 
     async def run(self) -> None:
         whole = [shard for shard in self._shards if shard.plan.whole]
-        partial = [shard for shard in self._shards if not shard.plan.whole]
+        partly = [shard for shard in self._shards if not shard.plan.whole]
         async with flat_task_group() as self._tasks:
             with self._decoders.started_in(self._tasks):
                 async with flat_task_group() as fetching:
                     if whole:
                         fetching.create_task(self._read_whole(whole))
-                    if partial:
-                        fetching.create_task(self._read_partial(partial))
+                    if partly:
+                        fetching.create_task(self._read_partial(partly))
 
     async def _read_whole(self, shards: Sequence[_Shard]) -> None:
         async with fetch_chunks([self._batch[shard.number] for shard in shards]) as groups:
@@ -350,13 +365,6 @@ class _Reading:
         self._decoders.put(list(enumerate(values, first)))
         await self._decoders.room()
 
-    def _decode(self, number: int, value: Buffer | None) -> None:
-        """Decode an inner chunk. Runs on a worker thread."""
-        scatter, target, (_, chunk_selection, out_selection, _) = self._jobs[number]
-        selections = cast("tuple[SelectorTuple, SelectorTuple]", (chunk_selection, out_selection))
-        scatter(value, target.shard.plan.chunk_spec, *selections)
-        target.chunk_written()
-
     async def _decode_by_pipeline(self, shard: _Shard, values: Sequence[Buffer | None]) -> None:
         """Decode the inner chunks of a shard as a codec asks for that has its own idea of it."""
         from zarr.codecs.sharding import _ShardingByteGetter
@@ -372,6 +380,14 @@ class _Reading:
         pipeline = self._codec._get_inner_pipeline(shard.spec)
         await pipeline.read(cast("list[ChunkRead]", reads), target.buffer)
         target.finish()
+
+
+def _decode(jobs: Sequence[_Job], number: int, value: Buffer | None) -> None:
+    """Decode an inner chunk. Runs on a worker thread."""
+    scatter, target, (_, chunk_selection, out_selection, _) = jobs[number]
+    selections = cast("tuple[SelectorTuple, SelectorTuple]", (chunk_selection, out_selection))
+    scatter(value, target.shard.plan.chunk_spec, *selections)
+    target.chunk_written()
 
 
 def _shards(codec: ShardingCodec, batch: Sequence[ChunkRead]) -> Iterator[_Shard]:

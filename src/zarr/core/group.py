@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from zarr.core.buffer import BufferPrototype
 
+type Member = tuple[str, AnyAsyncArray | AsyncGroup]
+
 GROUPS_AT_ONCE = 10
 """How many groups of a hierarchy are listed and read at once."""
 
@@ -101,9 +103,9 @@ async def _get_members(
 
 async def _iter_members(
     node: AsyncGroup,
-    skip_keys: tuple[str, ...],
+    skip_keys: Sequence[str],
     semaphore: asyncio.Semaphore | None,
-) -> AsyncGenerator[tuple[str, AnyAsyncArray | AsyncGroup], None]:
+) -> AsyncGenerator[Member]:
     """
     Yield the arrays and groups in a group, with their names, as their metadata arrive.
 
@@ -111,7 +113,7 @@ async def _iter_members(
     ----------
     node : AsyncGroup
         The group.
-    skip_keys : tuple[str, ...]
+    skip_keys : sequence of str
         What is in the group's directory and is none of its members.
     semaphore : asyncio.Semaphore | None
         Limits how many groups are read at once.
@@ -122,6 +124,8 @@ async def _iter_members(
         stored = node.metadata.consolidated_metadata is None
         at_once = stored and type(node).getitem is AsyncGroup.getitem
         unread = dict.fromkeys(keys)
+        if not unread:
+            return
         for read in (_read_members, _get_members) if at_once else (_get_members,):
             # A store may raise FileNotFoundError for a key that is absent: ask for each, then.
             with suppress(FileNotFoundError) if read is _read_members else nullcontext():
@@ -132,22 +136,21 @@ async def _iter_members(
                             yield member.basename, member
                             continue
                         # Some object that lies there, and is neither array nor group.
-                        warnings.warn(
+                        message = (
                             f"Object at {member.args[0]} is not recognized as a component of a "
-                            "Zarr hierarchy.",
-                            ZarrUserWarning,
-                            stacklevel=1,
+                            "Zarr hierarchy."
                         )
+                        warnings.warn(message, ZarrUserWarning, stacklevel=1)
 
 
 async def _iter_members_deep(
     group: AsyncGroup,
     *,
     max_depth: int | None,
-    skip_keys: tuple[str, ...],
+    skip_keys: Sequence[str],
     semaphore: asyncio.Semaphore | None = None,
     use_consolidated_for_children: bool = True,
-) -> AsyncGenerator[tuple[str, AnyAsyncArray | AsyncGroup], None]:
+) -> AsyncGenerator[Member]:
     """
     Yield the arrays and groups in a group, with their names, then those in its groups.
 
@@ -160,7 +163,7 @@ async def _iter_members_deep(
         The group.
     max_depth : int | None
         How many levels to go down; `None` for all of them.
-    skip_keys : tuple[str, ...]
+    skip_keys : sequence of str
         What is in a group's directory and is none of its members.
     semaphore : asyncio.Semaphore | None
         Limits how many groups are read at once.
@@ -169,15 +172,18 @@ async def _iter_members_deep(
     """
     descend = max_depth is None or max_depth > 0
     groups: list[tuple[str, AsyncGroup]] = []
-    async for name, node in _iter_members(group, skip_keys=skip_keys, semaphore=semaphore):
-        if isinstance(node, AsyncGroup):
-            if not use_consolidated_for_children and node.metadata.consolidated_metadata:
-                node = replace(node, metadata=replace(node.metadata, consolidated_metadata=None))
-            if descend:
-                groups.append((name, node))
-        yield name, node
+    members = _iter_members(group, skip_keys=skip_keys, semaphore=semaphore)
+    async with aclosing(members):
+        async for name, node in members:
+            if isinstance(node, AsyncGroup):
+                if not use_consolidated_for_children and node.metadata.consolidated_metadata:
+                    metadata = replace(node.metadata, consolidated_metadata=None)
+                    node = replace(node, metadata=metadata)
+                if descend:
+                    groups.append((name, node))
+            yield name, node
 
-    async def walk(item: tuple[str, AsyncGroup]) -> list[tuple[str, AnyAsyncArray | AsyncGroup]]:
+    async def walk(item: tuple[str, AsyncGroup]) -> list[Member]:
         prefix, node = item
         below = _iter_members_deep(
             node,
@@ -185,10 +191,11 @@ async def _iter_members_deep(
             skip_keys=skip_keys,
             semaphore=semaphore,
         )
-        return [(f"{prefix}/{name}".lstrip("/"), member) async for name, member in below]
+        async with aclosing(below):
+            return [(f"{prefix}/{name}".lstrip("/"), member) async for name, member in below]
 
     limit = 1 if concurrency_is_chosen() else GROUPS_AT_ONCE
     async with aclosing(map_ahead(walk, groups, limit=limit)) as walked:
-        async for members in walked:
-            for found in members:
-                yield found
+        async for found in walked:
+            for member in found:
+                yield member

@@ -112,7 +112,11 @@ async def get_in_threads(
 
     async def read_share() -> ReadGroup:
         nonlocal waits_for_storage
-        share, fastest = await run_in_thread(take, stop=pending.clear)
+        try:
+            share, fastest = await run_in_thread(take, stop=pending.clear)
+        except BaseException:
+            pending.clear()  # no other thread goes on
+            raise
         if share and not waits_for_storage and fastest > SLOW_SECONDS:
             waits_for_storage = True
             for _ in range(min(limit, len(pending)) - 1):
