@@ -22,6 +22,7 @@ pytest.importorskip("hypothesis")
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
+from hypothesis.extra import numpy as npst
 
 import zarr
 from tests.test_codec_pipeline_get_many import (
@@ -514,13 +515,13 @@ def selections(draw: st.DrawFn, array: zarr.Array[Any]) -> tuple[str, Any, Any]:
     if way == "blocks":
         return way, *draw(block_indices(chunk_sizes=array.write_chunk_sizes))
     if way == "coordinates":
-        count = draw(st.integers(1, 9))
-        indices = (st.integers(-size, size - 1) for size in shape)
-        where = tuple(np.array(draw(st.lists(i, min_size=count, max_size=count))) for i in indices)
+        like = draw(st.sampled_from([(1,), (9,), (2, 3)]))
+        where = tuple(
+            draw(npst.arrays("int64", like, elements=st.integers(-n, n - 1))) for n in shape
+        )
         return "vindex", where, where
     if way == "mask":
-        kept = draw(st.lists(st.booleans(), min_size=array.size, max_size=array.size))
-        mask = np.array(kept).reshape(shape)
+        mask = draw(npst.arrays("bool", shape))
         return "vindex", mask, mask
     selection = draw(basic_indices(shape=shape))
     return "basic", selection, selection
@@ -542,6 +543,14 @@ def test_reads_agree_with_numpy(data: st.DataObject, pipeline: type[Any]) -> Non
         assert result.dtype == expected.dtype
     assert len(store.many) <= 3
     assert store.gets == []
+
+
+@pytest.mark.usefixtures("pipeline")
+@pytest.mark.parametrize("selection", [(1, [0, 1, 7]), ([0, 1, 2, 7], 3), (slice(1, 9), 3)])
+def test_axes_are_dropped(selection: Any) -> None:
+    data = np.arange(10 * 12).reshape(10, 12)
+    array = zarr.create_array(Recording(), data=data, chunks=(2, 2), shards=(4, 4))
+    np.testing.assert_array_equal(np.asarray(array.oindex[selection]), data[selection])
 
 
 @pytest.mark.usefixtures("pipeline")
@@ -582,24 +591,30 @@ def test_a_missing_shard_may_be_an_error_and_missing_inner_chunks_are_none(
 @pytest.mark.parametrize("error", [None, FileNotFoundError("gone")])
 @pytest.mark.parametrize("gap", [0, 1 << 20])
 @pytest.mark.parametrize("gone", [{"c/1"}, {"c/0", "c/3"}])
-async def test_a_shard_deleted_after_its_index_was_read_is_missing(
+async def test_a_shard_deleted_while_it_is_read_is_missing(
     gone: set[str], gap: int, error: Exception | None
 ) -> None:
+    """All of it, whatever has been read by then."""
     store = Remote()
     array, data = sharded(store, 4, gap=gap)
+    strict = array.with_config({"read_missing_chunks": False})
 
     async def vanish(key: str, byte_range: ByteRequest | None) -> None:
-        if key in gone and not is_index(byte_range):
+        if key in gone and isinstance(byte_range, RangeByteRequest) and byte_range.end > SHARD:
             store._store_dict.pop(key, None)
             if error is not None:
                 raise error
 
+    present = dict(store._store_dict)
     for key in gone:
         number = int(key[2:])
         data[number * SHARD : (number + 1) * SHARD] = -1
     store.meddle = vanish
     np.testing.assert_array_equal(await read(array), data[APART])
     assert store.running == 0
+    store._store_dict.update(present)
+    with pytest.raises(ChunkNotFoundError):
+        await read(strict)
 
 
 @pytest.mark.usefixtures("pipeline")

@@ -163,6 +163,8 @@ async def get_each(
 
     def fetch(index: int, key: str, byte_range: ByteRequest | None) -> Fetch:
         async def run() -> ReadGroup:
+            if byte_range is None:  # not everything that reads whole values can do more
+                return ((index, await get(key, prototype=prototype)),)
             return ((index, await get(key, prototype=prototype, byte_range=byte_range)),)
 
         return Fetch(run, value_nbytes(byte_range))
@@ -373,9 +375,13 @@ async def settle(*futures: asyncio.Future[Any]) -> None:
 
 
 async def run_in_thread[T](
-    function: Callable[[], T], *, executor: Executor | None = None, stop: Callable[[], object]
+    function: Callable[[], T],
+    *,
+    executor: Executor | None = None,
+    stop: Callable[[], object],
+    wait: bool,
 ) -> T:
-    """Run a function on a worker thread, and do not return before it has ended.
+    """Run a function on a worker thread.
 
     Parameters
     ----------
@@ -386,6 +392,9 @@ async def run_in_thread[T](
     stop
         Called when this is cancelled: a thread can't be, so `function` should look for a sign.
         If it still waits for its turn, it does not run at all.
+    wait
+        Whether to wait, when this is cancelled, until a function that has begun has ended. One
+        that only reads may block for as long as storage does.
     """
     context = copy_context()
     turn = Lock()  # whoever takes it first decides whether the function runs
@@ -400,7 +409,7 @@ async def run_in_thread[T](
         await asyncio.wait([thread])
     except asyncio.CancelledError:
         stop()
-        if turn.acquire(blocking=False):
+        if turn.acquire(blocking=False) or not wait:
             thread.cancel()
         else:
             await settle(thread)
@@ -455,19 +464,56 @@ async def map_ahead[T, R](
         await cancel_and_wait(running)
 
 
+class FlatTaskGroup(asyncio.TaskGroup):
+    """An `asyncio.TaskGroup` that also fails if a task raises `CancelledError` of its own accord.
+
+    A store or a codec may raise it although nobody has cancelled the task: what it awaits was
+    cancelled. `asyncio.TaskGroup` would pass over it, and what the task had to read or write would
+    be missing, and nobody would know.
+    """
+
+    has_failed = False
+
+    def create_task[T](self, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
+        task = super().create_task(self._watch(coro), **options)
+        task.add_done_callback(lambda _: coro.close())  # if it was cancelled before it began
+        return task
+
+    async def _watch[T](self, coro: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await coro
+        except asyncio.CancelledError as error:
+            # `Task.cancelling` does not tell: a task group within the task may have changed it.
+            if getattr(self, "_aborting", False):
+                raise
+            self.has_failed = True
+            raise CancelledInside from error
+        except BaseException:
+            self.has_failed = True
+            raise
+
+
+class CancelledInside(Exception):
+    """Stands for the `CancelledError` that is its cause, where that would mean something else."""
+
+
 @asynccontextmanager
-async def flat_task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """An `asyncio.TaskGroup` that raises the first failure as itself, not in a group."""
+async def flat_task_group() -> AsyncIterator[FlatTaskGroup]:
+    """A `FlatTaskGroup` that raises the first failure as itself, not in a group."""
     failures: BaseExceptionGroup[BaseException] | None = None
     try:
-        async with asyncio.TaskGroup() as group:
+        async with FlatTaskGroup() as group:
             yield group
     except BaseExceptionGroup as raised:
         failures = raised
     if failures is not None:
-        first, *others = failures.exceptions
+        first, *others = map(_uncovered, failures.exceptions)
         attach_others(first, others)
         raise first
+
+
+def _uncovered(error: BaseException) -> BaseException:
+    return error.__cause__ or error if isinstance(error, CancelledInside) else error
 
 
 @asynccontextmanager

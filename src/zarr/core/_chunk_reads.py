@@ -21,7 +21,9 @@ from zarr.abc.codec import GetResult, _codec_supports_sync
 from zarr.abc.store import SyncByteGetter, _read_many
 from zarr.codecs.bytes import BytesCodec
 from zarr.core._bounded import (
+    CancelledInside,
     Fetch,
+    FlatTaskGroup,
     checked,
     closing_groups,
     expected_nbytes,
@@ -225,7 +227,7 @@ async def decode_in_threads(
                 async for group in groups:
                     decoders.put(group)
                     await decoders.room()
-    return _complete(results)
+    return complete(results)
 
 
 def chunk_decoder(
@@ -307,7 +309,8 @@ class Decoders:
 
     Each call of `work` occupies a thread until it finds the queue empty. To start one costs more
     than to decode a small chunk, so a few of them are collected first. While chunks are still being
-    fetched, one thread fewer decodes: the event loop needs the processor, and the GIL, to fetch.
+    fetched, one thread fewer decodes, unless they are large: the event loop needs the processor, and
+    the GIL, to fetch.
     """
 
     def __init__(
@@ -326,11 +329,11 @@ class Decoders:
         self._lock = Lock()
         self._loop = asyncio.get_running_loop()
         self._has_room = asyncio.Event()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: FlatTaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def started_in(self, tasks: asyncio.TaskGroup) -> Iterator[None]:
+    def started_in(self, tasks: FlatTaskGroup) -> Iterator[None]:
         """Start threads for what is put within this block, as tasks of a group."""
         self._tasks = tasks
         try:
@@ -356,9 +359,12 @@ class Decoders:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._tasks is not None and not self._stopped:
+        if self._tasks is not None and not self._stopped and not self._tasks.has_failed:
+            kept_free = (
+                0 if self._waiting_bytes > SHARE_BYTES * len(self._queue) else self._kept_free
+            )
             worth = 1 + self._waiting_bytes // SHARE_BYTES
-            for _ in range(min(self._idle - self._kept_free, len(self._queue), worth)):
+            for _ in range(min(self._idle - kept_free, len(self._queue), worth)):
                 self._idle -= 1
                 self._tasks.create_task(self.work())
 
@@ -371,13 +377,21 @@ class Decoders:
 
     def work_inline(self) -> None:
         """Decode what there is, in the event loop."""
-        self._drain()
+        try:
+            self._drain()
+        except CancelledInside as error:
+            raise error.__cause__ or error from None
 
     async def work(self) -> None:
         """Decode on a thread for as long as there is something to decode."""
         try:
             while self._queue and not self._stopped:
-                await run_in_thread(self._drain, executor=self._executor, stop=self._stop)
+                await run_in_thread(
+                    self._drain, executor=self._executor, stop=self._stop, wait=True
+                )
+        except CancelledInside as error:
+            self._stop()
+            raise error.__cause__ or error from None
         except BaseException:
             self._stop()
             raise
@@ -398,9 +412,10 @@ class Decoders:
                     if self._stopped:
                         return
                     self._decode(index, value)
-            except (StopIteration, asyncio.CancelledError) as error:
-                # To a future, and to a task, these mean something else.
-                raise RuntimeError(f"A codec raised {type(error).__name__}.") from error
+            except asyncio.CancelledError as error:
+                raise CancelledInside from error  # nobody has cancelled this thread
+            except StopIteration as error:  # to a future this means something else
+                raise RuntimeError("A codec raised StopIteration.") from error
 
     def _take(self, share: ReadGroup) -> None:
         nbytes = _nbytes(share)
@@ -480,11 +495,12 @@ async def decode_in_batches(
         if waiting:
             await slots.acquire()
             tasks.create_task(decode(waiting))
-    return _complete(results)
+    return complete(results)
 
 
-def _complete(results: Sequence[GetResult | None]) -> tuple[GetResult, ...]:
-    complete = tuple(result for result in results if result is not None)
-    if len(complete) < len(results):
+def complete(results: Sequence[GetResult | None]) -> tuple[GetResult, ...]:
+    """The results of a read that has ended: one for each chunk."""
+    there = tuple(result for result in results if result is not None)
+    if len(there) < len(results):
         raise RuntimeError("The read has ended, and some chunks were not decoded.")
-    return complete
+    return there

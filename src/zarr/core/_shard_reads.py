@@ -21,8 +21,15 @@ from zarr.abc.codec import GetResult
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.core import _coalesce
 from zarr.core._bounded import fetch_limit, flat_task_group
-from zarr.core._chunk_reads import Decoders, chunk_decoder, fetch_chunks, fetch_many
-from zarr.core.buffer import numpy_buffer_prototype
+from zarr.core._chunk_reads import (
+    Decoders,
+    chunk_decoder,
+    complete,
+    fetch_chunks,
+    fetch_many,
+)
+from zarr.core.buffer import default_buffer_prototype, numpy_buffer_prototype
+from zarr.core.buffer.cpu import NDBuffer as NumpyNDBuffer
 from zarr.core.chunk_grids import ChunkGrid
 from zarr.core.chunk_utils import scatter_chunk
 from zarr.core.indexing import get_indexer
@@ -30,7 +37,7 @@ from zarr.storage._common import StorePath
 from zarr.storage._wrapper import WrapperStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from zarr.abc.store import ByteRequest
@@ -106,7 +113,7 @@ async def read_shards(
     """
     reading = _Reading(codec, batch, out, drop_axes, transform_of, (executor, workers))
     await reading.run()
-    return tuple(reading.results)
+    return complete(reading.results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +140,18 @@ class _Shard:
     out_selection: SelectorTuple
     plan: _Plan
 
+
+SHARDS_PLANNED = 256
+"""How many shards are read together."""
+
+NBYTES_PLANNED = 64 << 20
+"""The same in bytes of their indexes, and of the coordinates that their selections amount to."""
+
+INDEX_ENTRY_NBYTES = 16
+"""What an inner chunk takes in the index of its shard."""
+
+COORDINATES_NBYTES = 32
+"""What an element of a selection by arrays of coordinates takes, about."""
 
 type _Scatter = Callable[[Buffer | None, ArraySpec, SelectorTuple, SelectorTuple], GetResult]
 
@@ -161,8 +180,15 @@ class _Target:
     The last of them has that copied to the output.
     """
 
-    def __init__(self, shard: _Shard, out: NDBuffer, drop_axes: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        shard: _Shard,
+        out: NDBuffer,
+        drop_axes: tuple[int, ...],
+        results: list[GetResult | None],
+    ) -> None:
         self.shard = shard
+        self._results = results
         self._out = out
         self._drop_axes = drop_axes
         self._to_come = len(shard.plan.chunks)
@@ -186,7 +212,7 @@ class _Target:
             self.finish()
 
     def finish(self) -> None:
-        """Copy what was written to the output."""
+        """Copy what was written to the output, and report the shard as present."""
         if self._is_copied:
             sel_shape = self.shard.plan.sel_shape
             scatter_chunk(
@@ -196,6 +222,7 @@ class _Target:
                 out_selection=self.shard.out_selection,
                 drop_axes=self._drop_axes,
             )
+        self._results[self.shard.number] = GetResult(status="present")
 
 
 def _view(out: NDBuffer, shard: _Shard) -> NDBuffer | None:
@@ -204,7 +231,8 @@ def _view(out: NDBuffer, shard: _Shard) -> NDBuffer | None:
     if type(selection) is not tuple or not all(type(part) is slice for part in selection):
         return None
     array: object = out.as_ndarray_like()
-    if plan.sel_shape is not None or type(array) is not np.ndarray:
+    plain = type(out) is NumpyNDBuffer and type(array) is np.ndarray
+    if plan.sel_shape is not None or not plain:
         return None
     view = out[selection]
     fits = view.shape == plan.shape and view.dtype == shard.spec.dtype.to_native_dtype()
@@ -233,24 +261,28 @@ class _Reading:
         self._out = out
         self._drop_axes = drop_axes
         self._transform_of = transform_of
-        self._shards = list(_shards(codec, batch))
-        self.results = [GetResult(status="present") for _ in batch]
-        self._jobs: list[_Job] = []
+        self.results: list[GetResult | None] = [None] * len(batch)
+        self._jobs: dict[int, _Job] = {}
+        self._job_count = 0
         # Not a method of this object: that would make a circle, and keep the store until the next
         # collection of garbage. A ZipStore that nobody closes is complete when it is let go.
         self._decoders = Decoders(partial(_decode, self._jobs), *decoding)
         self._slots = asyncio.Semaphore(fetch_limit())  # of what is not decoded by threads alone
 
     async def run(self) -> None:
-        whole = [shard for shard in self._shards if shard.plan.whole]
-        partly = [shard for shard in self._shards if not shard.plan.whole]
         async with flat_task_group() as self._tasks:
             with self._decoders.started_in(self._tasks):
-                async with flat_task_group() as fetching:
-                    if whole:
-                        fetching.create_task(self._read_whole(whole))
-                    if partly:
-                        fetching.create_task(self._read_partial(partly))
+                for numbers in _windows(self._codec, self._batch):
+                    await self._fetch(list(_shards(self._codec, self._batch, numbers)))
+
+    async def _fetch(self, shards: Sequence[_Shard]) -> None:
+        whole = [shard for shard in shards if shard.plan.whole]
+        partly = [shard for shard in shards if not shard.plan.whole]
+        async with flat_task_group() as fetching:
+            if whole:
+                fetching.create_task(self._read_whole(whole))
+            if partly:
+                fetching.create_task(self._read_partial(partly))
 
     async def _read_whole(self, shards: Sequence[_Shard]) -> None:
         async with fetch_chunks([self._batch[shard.number] for shard in shards]) as groups:
@@ -290,7 +322,7 @@ class _Reading:
         """Read the indexes of shards with one request. A shard that is not there has none."""
         indexes: list[tuple[_Shard, _ShardIndex]] = []
         requests = [(shard.path, shard.plan.index_range) for shard in shards]
-        largest = 16 * max(prod(shard.plan.chunks_per_shard) for shard in shards)
+        largest = INDEX_ENTRY_NBYTES * max(prod(shard.plan.chunks_per_shard) for shard in shards)
         prototype = numpy_buffer_prototype()
         async with fetch_many(self._store, requests, prototype, expected=largest) as groups:
             async for group in groups:
@@ -353,15 +385,18 @@ class _Reading:
         """Have the inner chunks of a shard decoded, and written to the output."""
         chunks = shard.plan.chunks
         transform = self._transform_of(shard.spec)
-        if transform is None or not chunks:
+        # Buffers of another kind are refused by the pipeline.
+        refused = shard.plan.chunk_spec.prototype != default_buffer_prototype()
+        if transform is None or refused or not chunks:
             await self._slots.acquire()
             task = self._tasks.create_task(self._decode_by_pipeline(shard, values))
             task.add_done_callback(lambda _: self._slots.release())
             return
-        target = _Target(shard, self._out, self._drop_axes)
+        target = _Target(shard, self._out, self._drop_axes, self.results)
         scatter = chunk_decoder(transform, target.buffer, ())
-        first = len(self._jobs)
-        self._jobs += [(scatter, target, chunk) for chunk in chunks]
+        first = self._job_count
+        self._job_count += len(chunks)
+        self._jobs.update(enumerate(((scatter, target, chunk) for chunk in chunks), first))
         self._decoders.put(list(enumerate(values, first)))
         await self._decoders.room()
 
@@ -370,7 +405,7 @@ class _Reading:
         from zarr.codecs.sharding import _ShardingByteGetter
 
         plan = shard.plan
-        target = _Target(shard, self._out, self._drop_axes)
+        target = _Target(shard, self._out, self._drop_axes, self.results)
         coords = [coords for coords, *_ in plan.chunks]
         stored = dict(zip(coords, values, strict=True))
         reads = [
@@ -382,18 +417,41 @@ class _Reading:
         target.finish()
 
 
-def _decode(jobs: Sequence[_Job], number: int, value: Buffer | None) -> None:
+def _decode(jobs: dict[int, _Job], number: int, value: Buffer | None) -> None:
     """Decode an inner chunk. Runs on a worker thread."""
     scatter, target, (_, chunk_selection, out_selection, _) = jobs[number]
     selections = cast("tuple[SelectorTuple, SelectorTuple]", (chunk_selection, out_selection))
     scatter(value, target.shard.plan.chunk_spec, *selections)
+    del jobs[number]
     target.chunk_written()
 
 
-def _shards(codec: ShardingCodec, batch: Sequence[ChunkRead]) -> Iterator[_Shard]:
-    """Plan the read of each shard of `batch`."""
+def _windows(codec: ShardingCodec, batch: Sequence[ChunkRead]) -> Iterator[list[int]]:
+    """Part a read into shards that are read together: what they need to be planned has to fit."""
+    window: list[int] = []
+    held = 0
+    for number, (_, spec, selection, *_) in enumerate(batch):
+        needed = INDEX_ENTRY_NBYTES * prod(codec._get_chunks_per_shard(spec))
+        parts = selection if isinstance(selection, tuple) else (selection,)
+        arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        if arrays:
+            # `get_indexer` makes arrays of coordinates of them, and the shard is read into another.
+            needed += COORDINATES_NBYTES * prod(np.broadcast_shapes(*(a.shape for a in arrays)))
+        if window and (held + needed > NBYTES_PLANNED or len(window) == SHARDS_PLANNED):
+            yield window
+            window, held = [], 0
+        window.append(number)
+        held += needed
+    yield window
+
+
+def _shards(
+    codec: ShardingCodec, batch: Sequence[ChunkRead], numbers: Iterable[int]
+) -> Iterator[_Shard]:
+    """Plan the read of shards of `batch`."""
     plans: dict[tuple[object, ...], _Plan] = {}
-    for number, (getter, spec, selection, out_selection, _) in enumerate(batch):
+    for number in numbers:
+        getter, spec, selection, out_selection, _ = batch[number]
         alike: tuple[object, ...] = (number,)
         if type(selection) is tuple and all(type(part) is slice for part in selection):
             slices = cast("tuple[slice, ...]", selection)
@@ -428,8 +486,10 @@ def _located(index: _ShardIndex, plan: _Plan) -> Iterator[tuple[int, int] | None
     coords = np.array([coords for coords, *_ in plan.chunks], dtype=np.int64)
     coords = coords.reshape(len(plan.chunks), len(plan.chunks_per_shard))
     starts, ends, present = index.get_chunk_slices_vectorized(coords)
-    for start, end, there in zip(starts.tolist(), ends.tolist(), present.tolist(), strict=True):
-        yield (start, end) if there else None
+    # An offset that says "missing" with a length that does not is a fault, not a missing chunk.
+    there = present | (ends - starts != starts)
+    for start, end, is_there in zip(starts.tolist(), ends.tolist(), there.tolist(), strict=True):
+        yield (start, end) if is_there else None
 
 
 def _merged(shard: _Shard, index: _ShardIndex) -> Iterator[_MergedRange]:

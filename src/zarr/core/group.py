@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 type Member = tuple[str, AnyAsyncArray | AsyncGroup]
 
-GROUPS_AT_ONCE = 10
+GROUPS_AT_ONCE = 4
 """How many groups of a hierarchy are listed and read at once."""
 
 
@@ -77,10 +77,14 @@ async def _read_members(
                 to_come[number] -= 1
                 if to_come[number]:
                     continue
-                member: AnyAsyncArray | AsyncGroup | KeyError = KeyError(keys[number])
-                with suppress(FileNotFoundError):
+                member: AnyAsyncArray | AsyncGroup | KeyError
+                try:
                     metadata = await read(store=source, path=paths[number])
                     member = _build_node(store=store, path=paths[number], metadata=metadata)
+                except FileNotFoundError:
+                    member = KeyError(keys[number])
+                except KeyError as error:  # of a document that lacks something
+                    member = error
                 yield keys[number], member
 
 

@@ -122,8 +122,8 @@ def report_reads() -> Iterator[ReadReport]:
     Notes
     -----
     Not counted is what zarr reads in other ways, and what other code asks of a store itself:
-    `Store.get`, which single metadata documents are read with, `Store.get_ranges`, which parts of
-    shards are read with, and reads of `FusedCodecPipeline` from stores that it calls synchronously.
+    `Store.get`, which single metadata documents are read with, `Store.get_ranges`, and reads of
+    `FusedCodecPipeline` from stores that it calls synchronously.
 
     A report follows the context of the caller: it sees the reads of this thread, those of tasks
     that are created in the block, and those of `asyncio.to_thread`. Other threads do not inherit

@@ -113,7 +113,7 @@ async def get_in_threads(
     async def read_share() -> ReadGroup:
         nonlocal waits_for_storage
         try:
-            share, fastest = await run_in_thread(take, stop=pending.clear)
+            share, fastest = await run_in_thread(take, stop=pending.clear, wait=False)
         except BaseException:
             pending.clear()  # no other thread goes on
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ def _open_plain(root: str, key: str) -> int | None:
     if key[:1] in "/." or key[-1:] in "/." or "/." in key or "//" in key or os.sep != "/":
         return None
     try:
-        return os.open(f"{root}/{key}", os.O_RDONLY)
+        return os.open(f"{root}/{key}", os.O_RDONLY | os.O_NONBLOCK)  # never wait for a pipe
     except FileNotFoundError:
         raise
     except OSError:
@@ -42,7 +43,10 @@ def _read_descriptor(
     descriptor: int, prototype: BufferPrototype, byte_range: ByteRequest | None
 ) -> Buffer | None:
     """What `_get` reads of an open file, or `None` where it is for `_get` to say what that is."""
-    size = os.fstat(descriptor).st_size
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    size = status.st_size
     match byte_range:
         case None:
             start, end = 0, size
@@ -54,7 +58,8 @@ def _read_descriptor(
             start, end = max(0, size - suffix), size
         case _:
             return None
-    if start >= end:  # nothing, or a file that has no size, as those in /proc
+    # Nothing, a file that has no size, as those in /proc, or more than one call returns.
+    if not 0 < end - start < 1 << 30:
         return None
     try:
         data = os.pread(descriptor, end - start, start)

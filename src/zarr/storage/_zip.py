@@ -35,7 +35,7 @@ class ZipStore:
         """Read many members of the archive, or byte ranges of members.
 
         A worker thread takes the lock once for many of them. Of a member that is stored and not
-        compressed only the byte range is read. See `Store.get_many` for the parameters, what is
+        compressed only the byte range is read, and so it is not checked against its checksum. See `Store.get_many` for the parameters, what is
         yielded, and the errors.
         """
         if len(requests) == 1:
