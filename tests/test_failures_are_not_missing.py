@@ -112,8 +112,8 @@ def test_half_an_entry_of_a_shard_index_is_no_missing_chunk(
         store, shape=(4,), chunks=(2,), shards={"shape": (4,), "index_location": "end"},
         dtype="int32", fill_value=-1, compressors=None,
     )  # fmt: skip
-    codec = array.metadata.codecs[0]
-    object.__setattr__(codec, "index_codecs", codec.index_codecs[:1])  # type: ignore[union-attr]
+    codec: Any = array.metadata.codecs[0]  # type: ignore[union-attr]
+    object.__setattr__(codec, "index_codecs", codec.index_codecs[:1])
     array[:] = np.arange(4)
     stored = bytearray(store._store_dict["c/0"].to_bytes())
     stored[16:32] = np.array(entry, dtype="<u8").tobytes()
@@ -156,5 +156,5 @@ def test_shards_are_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatch) ->
     array = make_array(CancellingStore(), (4,))
     np.testing.assert_array_equal(array[1:15], np.arange(1, 15))
     monkeypatch.setattr("zarr.core._shard_reads.NBYTES_PLANNED", 1)
-    picked = [1, 2, 5, 9, 14]
+    picked = np.array([1, 2, 5, 9, 14])
     np.testing.assert_array_equal(array.oindex[picked], picked)

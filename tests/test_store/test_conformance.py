@@ -804,7 +804,9 @@ class StartsEverything(Fair):
 
 @breaks("holds_back_for_a_slow_consumer")
 class ReadsAhead(Fair):
-    """Reads a few at a time, and goes on when nobody takes them."""
+    """Reads on when nobody takes what it has read."""
+
+    most = 1000
 
     async def get_many(
         self, requests: Sequence[Request], *, prototype: BufferPrototype
