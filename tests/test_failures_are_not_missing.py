@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import zarr
+from zarr.abc.store import _read_many
 from zarr.core._bounded import flat_task_group
 from zarr.core.buffer import BufferPrototype, cpu, default_buffer_prototype
 from zarr.errors import ZarrUserWarning
@@ -153,8 +154,19 @@ def test_one_bad_member_does_not_hide_the_others(lacking: str) -> None:
 
 def test_shards_are_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zarr.core._shard_reads.SHARDS_PLANNED", 2)
+    asked: list[int] = []
+
+    def read_many(store: Any, requests: Any, **options: Any) -> Any:
+        asked.append(len(requests))
+        return _read_many(store, requests, **options)
+
+    monkeypatch.setattr("zarr.core._chunk_reads._read_many", read_many)
     array = make_array(CancellingStore(), (4,))
-    np.testing.assert_array_equal(array[1:15], np.arange(1, 15))
+    asked.clear()
+    np.testing.assert_array_equal(array[:], np.arange(16))
+    assert asked == [2, 2]  # whole shards
     monkeypatch.setattr("zarr.core._shard_reads.NBYTES_PLANNED", 1)
-    picked = np.array([1, 2, 5, 9, 14])
+    asked.clear()
+    picked = np.array([1, 5, 9, 14])
     np.testing.assert_array_equal(array.oindex[picked], picked)
+    assert asked == [1, 1] * 4  # an index, and a range

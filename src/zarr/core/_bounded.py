@@ -163,8 +163,6 @@ async def get_each(
 
     def fetch(index: int, key: str, byte_range: ByteRequest | None) -> Fetch:
         async def run() -> ReadGroup:
-            if byte_range is None:  # not everything that reads whole values can do more
-                return ((index, await get(key, prototype=prototype)),)
             return ((index, await get(key, prototype=prototype, byte_range=byte_range)),)
 
         return Fetch(run, value_nbytes(byte_range))

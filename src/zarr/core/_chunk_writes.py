@@ -61,9 +61,8 @@ async def write_batches(
 ) -> None:
     """Write the chunks of `batch`, with `pipeline.write_batch` for `batch_size` of them at a time.
 
-    Chunks that are overwritten in part are read with one `get_many`, and written as they arrive:
-    there has to be one.
-    `async.concurrency` limits how many batches are written at once.
+    Chunks that are overwritten in part, of which there has to be one, are read with one `get_many`
+    and written as they arrive. `async.concurrency` limits how many batches are written at once.
 
     Parameters
     ----------

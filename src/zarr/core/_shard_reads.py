@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
-    from zarr.abc.store import ByteRequest
+    from zarr.abc.store import ByteRequest, SuffixByteRequest
     from zarr.codecs.sharding import ShardingCodec, _ShardIndex
     from zarr.core._chunk_reads import ChunkRead
     from zarr.core.array_spec import ArraySpec
@@ -450,6 +450,7 @@ def _shards(
 ) -> Iterator[_Shard]:
     """Plan the read of shards of `batch`."""
     plans: dict[tuple[object, ...], _Plan] = {}
+    indexes: dict[tuple[int, ...], RangeByteRequest | SuffixByteRequest] = {}
     for number in numbers:
         getter, spec, selection, out_selection, _ = batch[number]
         alike: tuple[object, ...] = (number,)
@@ -457,18 +458,25 @@ def _shards(
             slices = cast("tuple[slice, ...]", selection)
             alike = (id(spec), *((part.start, part.stop, part.step) for part in slices))
         if alike not in plans:
-            plans[alike] = _plan(codec, selection, spec)
+            per_shard = codec._get_chunks_per_shard(spec)
+            if per_shard not in indexes:
+                indexes[per_shard] = codec._shard_index_byte_range(per_shard)
+            plans[alike] = _plan(codec, selection, spec, indexes[per_shard])
         path = cast("StorePath", getter).path
         yield _Shard(number, path, spec, out_selection, plans[alike])
 
 
-def _plan(codec: ShardingCodec, selection: SelectorTuple, spec: ArraySpec) -> _Plan:
+def _plan(
+    codec: ShardingCodec,
+    selection: SelectorTuple,
+    spec: ArraySpec,
+    index: RangeByteRequest | SuffixByteRequest,
+) -> _Plan:
     grid = ChunkGrid.from_sizes(spec.shape, codec.chunk_shape)
     indexer = get_indexer(selection, shape=spec.shape, chunk_grid=grid)
     chunks = list(indexer)
     coords = {coords for coords, *_ in chunks}
     per_shard = codec._get_chunks_per_shard(spec)
-    size = codec._shard_index_size(per_shard)
     return _Plan(
         chunk_spec=codec._get_chunk_spec(spec),
         chunks_per_shard=per_shard,
@@ -476,8 +484,12 @@ def _plan(codec: ShardingCodec, selection: SelectorTuple, spec: ArraySpec) -> _P
         shape=indexer.shape,
         sel_shape=getattr(indexer, "sel_shape", None),
         whole=codec._is_total_shard(coords, per_shard),
-        index=slice(size) if codec.index_location == "start" else slice(-size, None),
-        index_range=codec._shard_index_byte_range(per_shard),
+        index=(
+            slice(index.start, index.end)
+            if isinstance(index, RangeByteRequest)
+            else slice(-index.suffix, None)
+        ),
+        index_range=index,
     )
 
 

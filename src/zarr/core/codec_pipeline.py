@@ -79,13 +79,17 @@ async def _read_shards(
     """Read the selected parts of shards, see `zarr.core._shard_reads`."""
     from zarr.core._shard_reads import read_shards
 
+    transforms: dict[int, ChunkTransform | None] = {}  # by the id of a spec, which `batch` holds
+
     def transform_of(shard_spec: ArraySpec) -> ChunkTransform | None:
-        inner = codec._get_inner_pipeline(shard_spec)
-        if type(inner) not in (BatchedCodecPipeline, FusedCodecPipeline):
-            return None
-        codecs = cast("Iterable[Codec]", inner)
-        nested = any(hasattr(each, "_sync_capable") for each in codecs)
-        return None if nested else _bulk_decoding(inner)[0]
+        if id(shard_spec) not in transforms:
+            inner = codec._get_inner_pipeline(shard_spec)
+            known = type(inner) in (BatchedCodecPipeline, FusedCodecPipeline)
+            codecs = cast("Iterable[Codec]", inner if known else ())
+            nested = any(hasattr(each, "_sync_capable") for each in codecs)
+            bulk = _bulk_decoding(inner)[0] if known and not nested else None
+            transforms[id(shard_spec)] = bulk
+        return transforms[id(shard_spec)]
 
     _, executor, workers = _bulk_decoding(pipeline)
     return await read_shards(
@@ -97,6 +101,17 @@ async def _read_shards(
         executor=executor,
         workers=workers,
     )
+
+
+# overlay: after _async_read_fallback
+def _is_synchronous(getter: ByteGetter, protocol: type) -> bool:
+    """Whether a byte getter, or the store behind it, has the synchronous methods of a protocol."""
+    from zarr.abc.store import _store_supports_sync_io
+    from zarr.storage._common import StorePath
+
+    if isinstance(getter, StorePath):
+        return _store_supports_sync_io(getter.store)
+    return isinstance(getter, protocol)
 
 
 # overlay: after _async_read_fallback
@@ -154,19 +169,14 @@ class FusedCodecPipeline:
         out: NDBuffer,
         drop_axes: tuple[int, ...] = (),
     ) -> tuple[GetResult, ...]:
-        from zarr.abc.store import SyncByteGetter, _store_supports_sync_io
+        from zarr.abc.store import SyncByteGetter
         from zarr.core._shard_reads import reads_together
-        from zarr.storage._common import StorePath
 
         batch = list(batch_info)
         if not batch:
             return ()
-        getter, codec = batch[0][0], self.array_bytes_codec
-        if isinstance(getter, StorePath):
-            in_thread = _store_supports_sync_io(getter.store)
-        else:
-            in_thread = isinstance(getter, SyncByteGetter)
-        if in_thread and self.sync_transform is not None:
+        codec = self.array_bytes_codec
+        if self.sync_transform is not None and _is_synchronous(batch[0][0], SyncByteGetter):
             read, workers = self.read_sync, _resolve_max_workers()
             return await asyncio.to_thread(read, batch, out, drop_axes, max_workers=workers)
         if not self.supports_partial_decode:
@@ -186,19 +196,13 @@ class FusedCodecPipeline:
         value: NDBuffer,
         drop_axes: tuple[int, ...] = (),
     ) -> None:
-        from zarr.abc.store import SyncByteSetter, _store_supports_sync_io
+        from zarr.abc.store import SyncByteSetter
         from zarr.core._chunk_writes import fetch_existing
-        from zarr.storage._common import StorePath
 
         batch = list(batch_info)
         if not batch:
             return
-        setter = batch[0][0]
-        if isinstance(setter, StorePath):
-            in_thread = _store_supports_sync_io(setter.store)
-        else:
-            in_thread = isinstance(setter, SyncByteSetter)
-        if in_thread and self.sync_transform is not None:
+        if self.sync_transform is not None and _is_synchronous(batch[0][0], SyncByteSetter):
             write, workers = self.write_sync, _resolve_max_workers()
             await asyncio.to_thread(write, batch, value, drop_axes, max_workers=workers)
         else:

@@ -27,7 +27,7 @@ GROUPS_AT_ONCE = 4
 
 # overlay: after _getitem_semaphore
 class _MetadataDocuments:
-    """What `_read_metadata_v2` and `_read_metadata_v3` need of a store, from memory."""
+    """What `_read_metadata_v2` and `_read_metadata_v3` need of a store, from memory, once each."""
 
     def __init__(self, store: Store, documents: dict[str, Buffer | None]) -> None:
         self._store = store
@@ -37,7 +37,7 @@ class _MetadataDocuments:
         return str(self._store)
 
     async def get(self, key: str, prototype: BufferPrototype) -> Buffer | None:
-        return self._documents[key]
+        return self._documents.pop(key)
 
 
 # overlay: after _MetadataDocuments

@@ -9,6 +9,7 @@ from collections import deque
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, NamedTuple
 
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core._bounded import (
     Fetch,
     counted,
@@ -47,8 +48,23 @@ class Request(NamedTuple):
     byte_range: ByteRequest | None
 
 
-type Read = Callable[[Iterable[Request]], Iterator[tuple[int, Buffer | None]]]
-"""A generator function that serves requests one after another. It runs on a worker thread."""
+def clipped(byte_range: ByteRequest | None, size: int) -> tuple[int, int] | None:
+    """Where a byte range begins and ends in a value of `size` bytes.
+
+    `None` if there are no bytes in it, or if it is odd: then `get` has to say what it means.
+    """
+    match byte_range:
+        case None:
+            start, end = 0, size
+        case RangeByteRequest(int(start), int(end)) if start >= 0:
+            end = min(end, size)
+        case OffsetByteRequest(int(start)) if start >= 0:
+            end = size
+        case SuffixByteRequest(int(suffix)):
+            start, end = max(0, size - suffix), size
+        case _:
+            return None
+    return (start, end) if start < end else None
 
 
 async def get_in_threads(

@@ -8,12 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zarr.core._bounded import get_each
-from zarr.storage._blocking import get_in_threads
+from zarr.storage._blocking import clipped, get_in_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 
     from zarr.storage._blocking import Request
+
+MAX_READ = 1 << 30
+"""What one call reads at most, in bytes: systems have limits of about twice that."""
 
 
 # overlay: after _get
@@ -46,21 +49,10 @@ def _read_descriptor(
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         return None
-    size = status.st_size
-    match byte_range:
-        case None:
-            start, end = 0, size
-        case RangeByteRequest(int(start), int(end)) if 0 <= start <= end:
-            end = min(end, size)
-        case OffsetByteRequest(int(start)) if start >= 0:
-            end = size
-        case SuffixByteRequest(int(suffix)):
-            start, end = max(0, size - suffix), size
-        case _:
-            return None
-    # Nothing, a file that has no size, as those in /proc, or more than one call returns.
-    if not 0 < end - start < 1 << 30:
+    span = clipped(byte_range, status.st_size)  # of a file in /proc, which has no size, `None`
+    if span is None or span[1] - span[0] > MAX_READ:
         return None
+    start, end = span
     try:
         data = os.pread(descriptor, end - start, start)
     except OSError:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zarr.core._bounded import get_each
-from zarr.storage._blocking import get_in_threads
+from zarr.storage._blocking import clipped, get_in_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable, Sequence
@@ -35,8 +35,8 @@ class ZipStore:
         """Read many members of the archive, or byte ranges of members.
 
         A worker thread takes the lock once for many of them. Of a member that is stored and not
-        compressed only the byte range is read, and so it is not checked against its checksum. See `Store.get_many` for the parameters, what is
-        yielded, and the errors.
+        compressed only the byte range is read, and so it is not checked against its checksum. See
+        `Store.get_many` for the parameters, what is yielded, and the errors.
         """
         if len(requests) == 1:
             many = get_each(self.get, requests, prototype=prototype)
@@ -75,20 +75,11 @@ def _read_stored(
     A whole member is checked against its checksum.
     """
     size = member.file_size
-    match byte_range:
-        case None:
-            start, end = 0, size
-        case RangeByteRequest(int(start), int(end)) if 0 <= start <= end:
-            end = min(end, size)
-        case OffsetByteRequest(int(start)) if start >= 0:
-            end = size
-        case SuffixByteRequest(int(suffix)):
-            start, end = max(0, size - suffix), size
-        case _:
-            return None
+    span = clipped(byte_range, size)
     plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & ~PLAIN_FLAGS
-    if not plain or start >= end or member.compress_size != size:
+    if span is None or not plain or member.compress_size != size:
         return None
+    start, end = span
     name = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437")
     before = LOCAL_HEADER.size + len(name)
     # From the start on, one call reads header and data: its extra fields are seldom longer than
