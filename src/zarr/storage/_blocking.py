@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from zarr.core._bounded import ReadGroup
     from zarr.core.buffer import Buffer
 
-SHARE = 64
+SHARE = 128
 """Requests that a thread serves at most before it hands over what it has."""
 
-SHARE_BYTES = 1 << 20
+SHARE_BYTES = 2 << 20
 """The same in bytes: a thread goes on until it holds so many, or more."""
 
 SHARE_SECONDS = 0.004
