@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 NAME = "stack.toml"
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9_-])*")
+# What `git am` takes for the end of the message.
+_CUTS = re.compile(r"^(---\s*$|diff -|Index: )", re.MULTILINE)
 _FRAGMENT = re.compile(r"\d+\.(feature|bugfix|doc|removal|misc)(\.\d+)?\.md")
 
 
@@ -155,6 +157,10 @@ class _Reader:
             self.wrong(where, "that is no name for a branch", "use letters, digits, `-` and `/`")
         if "\n" in title.strip():
             self.wrong(where, "the title has more than one line", "keep the rest for `text`")
+        if _CUTS.search(text):
+            self.wrong(
+                where, "the text has a line that ends the message of a patch", "write it otherwise"
+            )
         issues = table.get("issues", [])
         if not isinstance(issues, list) or not all(type(issue) is int for issue in issues):
             self.wrong(where, "`issues` is not a list of numbers", "write `issues = [1234]`")

@@ -129,7 +129,7 @@ def _exports(
     return exports.without(piece.statements, unwanted)
 
 
-def _keeps_statement(piece: Piece, gone: Collection[str]) -> bool:
+def _keeps_statement(piece: Piece, gone: set[str]) -> bool:
     """Tell whether a statement that defines nothing stays: it does unless it uses what is left out."""
     (statement,) = piece.statements
     if scopes.is_import(statement) or scopes.is_string(statement):
@@ -158,15 +158,15 @@ def _sequences(
         if piece.names and not any(prefix + name in scope.theirs for name in piece.names):
             after = scopes.take_markers(piece).after
             added[piece.names] = after[0] if after else None
-    known = {name: names for names in added for name in names}
+    known: dict[str | None, tuple[str, ...]] = {n: names for names in added for n in names}
     followers: dict[object, list[tuple[str, ...]]] = {}
     anchors: dict[str | None, None] = {}
-    for names, after in added.items():
-        if after is not None and after in known:
-            followers.setdefault(known[after], []).append(names)
+    for names, sibling in added.items():
+        if sibling in known:
+            followers.setdefault(known[sibling], []).append(names)
         else:
-            anchors[after] = None
-            followers.setdefault(after, []).append(names)
+            anchors[sibling] = None
+            followers.setdefault(sibling, []).append(names)
 
     def chain(above: object) -> Iterator[tuple[str, ...]]:
         for names in followers.pop(above, ()):
