@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,9 @@ class Stack:
                 found[path] = leaves(path, content, self.upstream[path])
             except (cst.ParserSyntaxError, ValueError) as error:
                 problems.append(Problem(path, f"cannot be taken apart: {error}", "correct it"))
+            if path.startswith("changes/") and self.upstream[path] is not None:
+                what = "upstream has a fragment of this name"
+                problems.append(Problem(path, what, "give it another number: 1234.feature.1.md"))
             if self.upstream[path] is None and _MARK in content.decode(errors="ignore"):
                 problems.append(
                     Problem(path, "upstream lacks this file, so it takes no marker", "remove it")
@@ -97,6 +100,9 @@ class Stack:
         plans = self.plans()
         problems = [problem for plan in plans for problem in plan.problems]
         locked = self.project.load_lock()
+        known = {(c.definition, c.fingerprint) for c in self.manifest.compatible}
+        there = {item for plan in plans for item in plan.replaced().items()}
+        locked = replace(locked, replaced={**locked.replaced, **dict(sorted(there & known))})
         problems += (problem for plan in plans for problem in lock.verify(plan, locked))
         if problems:
             raise StackError(problems)

@@ -63,6 +63,18 @@ class PullRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Compatible:
+    """A definition that another release has otherwise than the pinned one, and that may be replaced alike."""
+
+    definition: str
+    """`zarr/abc/store.py::Store.get`."""
+    fingerprint: str
+    """That of the other release's."""
+    why: str
+    """Why the overlay's serves there too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The contents of `stack.toml`."""
 
@@ -71,6 +83,8 @@ class Manifest:
     """How many lines a branch may add in `src/`."""
     own: tuple[str, ...] = ()
     """Files that stay with the fork."""
+    compatible: tuple[Compatible, ...] = ()
+    """What may be replaced in other releases too."""
 
     def number(self, branch: str) -> int:
         """Return the index of the pull request with a branch.
@@ -148,6 +162,17 @@ class _Reader:
                 self.wrong(where, f"`{item}` under `{key}` has another form", f"list {_LISTS[key]}")
         return tuple(value)
 
+    def compatible(self, listed: object) -> tuple[Compatible, ...]:
+        if not isinstance(listed, list) or not all(isinstance(table, dict) for table in listed):
+            self.wrong("top level", "`compatible` is no list", "write `[[compatible]]`")
+            return ()
+        names = [f.name for f in fields(Compatible)]
+        found: list[Compatible] = []
+        for table in listed:
+            self.unknown("compatible", table, set(names))
+            found.append(Compatible(*(self.text("compatible", table, name) for name in names)))
+        return tuple(found)
+
     def pull_request(self, number: int, table: dict[str, Any]) -> PullRequest:
         branch = table.get("branch")
         where = branch if isinstance(branch, str) and branch else f"pull request {number}"
@@ -199,7 +224,7 @@ def load(path: Path) -> Manifest:
     except tomllib.TOMLDecodeError as error:
         raise StackError([Problem(NAME, f"is not TOML: {error}", "see there")]) from None
     reader = _Reader()
-    reader.unknown("top level", table, {"pull_request", "most-added-lines", "own"})
+    reader.unknown("top level", table, {"pull_request", "most-added-lines", "own", "compatible"})
     most = table.get("most-added-lines")
     if type(most) is not int or most < 1:
         reader.wrong("top level", "`most-added-lines` is not given", "write a number of lines")
@@ -209,10 +234,11 @@ def load(path: Path) -> Manifest:
         reader.wrong("top level", "it names no pull request", "write a `[[pull_request]]`")
         listed = []
     own = reader.strings("top level", table, "own")
+    compatible = reader.compatible(table.get("compatible", []))
     found = tuple(reader.pull_request(number, entry) for number, entry in enumerate(listed, 1))
     branches = [pull_request.branch for pull_request in found]
     for branch in sorted({branch for branch in branches if branch and branches.count(branch) > 1}):
         reader.wrong(branch, "two pull requests have this branch", "rename one of them")
     if reader.problems:
         raise StackError(reader.problems)
-    return Manifest(found, most, own)
+    return Manifest(found, most, own, compatible)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tools.stack.leaves import Leaf, leaves
-from tools.stack.manifest import Manifest, PullRequest, StackError, load
+from tools.stack.manifest import Compatible, Manifest, PullRequest, StackError, load
 from tools.stack.ownership import assign
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 TEXT = """\
 most-added-lines = 40
 own = ["docs/picture.png"]
+
+[[compatible]]
+definition = "zarr/store.py::f"
+fingerprint = "sha256:1"
+why = "It says the same."
 
 [[pull_request]]
 branch = "feat/one"
@@ -57,6 +62,7 @@ def test_load(tmp_path: Path) -> None:
     ]
     assert second == PullRequest("feat/two", "Two", "Why.")
     assert (manifest.most_added_lines, manifest.own) == (40, ("docs/picture.png",))
+    assert manifest.compatible == (Compatible("zarr/store.py::f", "sha256:1", "It says the same."),)
 
 
 def test_every_problem_is_told(tmp_path: Path) -> None:
@@ -66,8 +72,9 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
         ("issues = [12]", 'issues = ["12"]\nreviewer = "me"'),
         ('title = "Two"', "title = 2"),
         ("feat/two", "feat/one"),
-        ('"zarr/store.py::', '"src/zarr/store.py::'),
+        ('"zarr/store.py::Store', '"src/zarr/store.py::Store'),
         ("12.feature.md", "feature.md"),
+        ('why = "It says the same."', 'because = "It says the same."'),
         ('"tests/test_x.py"', '"test_x.py"'),
         ('["docs/picture.png"]', '"docs/picture.png"'),
     ]:
@@ -76,6 +83,8 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
     with pytest.raises(StackError) as caught:
         read(tmp_path, text)
     assert sorted((p.where, p.what) for p in caught.value.problems) == [
+        ("stack.toml, compatible", "`because` is not known"),
+        ("stack.toml, compatible", "`why` is not given as text"),
         ("stack.toml, feat/one", "`feature.md` under `fragments` has another form"),
         ("stack.toml, feat/one", "`issues` is not a list of numbers"),
         ("stack.toml, feat/one", "`reviewer` is not known"),
@@ -97,6 +106,7 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
     [
         ("most-added-lines = ", "is not TOML"),
         ("most-added-lines = 1\n", "names no pull request"),
+        ("most-added-lines = 1\ncompatible = 1\n", "`compatible` is no list"),
         ("most-added-lines = 1\npull_request = 1\n", "names no pull request"),
         (TEXT.replace("feat/one", "feat one"), "no name for a branch"),
         (TEXT.replace("Why.\n'''", "Why.\n---\n'''"), "the text has a line that ends"),
