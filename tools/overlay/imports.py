@@ -133,6 +133,101 @@ def merge_imports(
     return body, rest
 
 
+def take_out(body: Sequence[Statement], unwanted: Import) -> list[Statement]:
+    """Take an import out of a module: what stands at its top level, or for typing only.
+
+    Parameters
+    ----------
+    body : Sequence of statements
+        The body of the module.
+    unwanted : Import
+        The import.
+
+    Returns
+    -------
+    list of statements
+        The body without it, and without the statement or block that held no other.
+    """
+    remaining = _without(list(body), unwanted)
+    for place, statement in enumerate(remaining):
+        if unwanted in imports_of(statement):
+            return _drop(remaining, place, unwanted)
+    return remaining
+
+
+def put_for_typing(body: Sequence[Statement], wanted: Import) -> list[Statement]:
+    """Add an import that is for typing only.
+
+    Parameters
+    ----------
+    body : Sequence of statements
+        The body of the module.
+    wanted : Import
+        The import.
+
+    Returns
+    -------
+    list of statements
+        The body with it in the `if TYPE_CHECKING:` block, which is made where there is none.
+    """
+    return _add_typing(list(body), wanted)
+
+
+def laid_out(body: Sequence[Statement], *, indent: int = 0) -> list[Statement]:
+    """Put imports on one line that fit there; those with comments are left as they are.
+
+    Parameters
+    ----------
+    body : Sequence of statements
+        The body of a module, or of its `if TYPE_CHECKING:` block.
+    indent : int
+        How far it is indented.
+
+    Returns
+    -------
+    list of statements
+        The body.
+    """
+    made: list[Statement] = []
+    for statement in body:
+        code = cst.Module([statement.with_changes(leading_lines=())]).code
+        found = imports_of(statement)
+        if _is_typing(statement):
+            made.append(_with_block(statement, laid_out(_block(statement), indent=4)))
+        elif found and found[0].name and code.count("\n") > 1 and "#" not in code:
+            items = [i.item for i in found]
+            text = layout.listing(f"from {found[0].module} import ", items, indent=indent)
+            made.append(_parse(text, statement.leading_lines))
+        else:
+            made.append(statement)
+    return made
+
+
+def at_runtime(body: Sequence[Statement]) -> list[Import]:
+    """Return what the import statements at the top level of a module import."""
+    return [found for statement in body for found in imports_of(statement)]
+
+
+def for_typing(body: Sequence[Statement]) -> list[Import]:
+    """Return what a module imports for typing only."""
+    return [
+        found
+        for statement in body
+        if _is_typing(statement)
+        for inner in _block(statement)
+        for found in imports_of(inner)
+    ]
+
+
+def is_typing_block(statement: Statement) -> bool:
+    """Tell an `if TYPE_CHECKING:` that holds nothing but imports."""
+    return (
+        _is_typing(statement)
+        and not statement.orelse
+        and all(map(scopes.is_import, _block(statement)))
+    )
+
+
 def _refuse_comments(statement: Statement, log: Log) -> None:
     """Refuse comments on an import, which would have no sure place in a statement that upstream has."""
     for line in cst.Module([statement]).code.splitlines():

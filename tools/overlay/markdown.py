@@ -102,7 +102,7 @@ def _sections(overlay: str, log: Log) -> list[tuple[str | None, list[str]]]:
     lines = overlay.splitlines(keepends=True)
     tops: list[Heading] = []
     for heading in headings(lines):
-        marked = bool(_MARKER.fullmatch(_above(lines, heading.line)))
+        marked = marker_of(lines, heading) is not None
         if not tops or marked or heading.level <= tops[-1].level:
             tops.append(heading)
     start = tops[0].line if tops else len(lines)
@@ -112,10 +112,9 @@ def _sections(overlay: str, log: Log) -> list[tuple[str | None, list[str]]]:
     found: list[tuple[str | None, list[str]]] = []
     for heading, following in zip(tops, [*tops[1:], None], strict=True):
         section = lines[heading.line : following.line if following else None]
-        marker = _MARKER.fullmatch(_above(lines, heading.line))
         while section and (not section[-1].strip() or _MARKER.fullmatch(section[-1].strip())):
             section.pop()
-        found.append((marker[1] if marker else None, section))
+        found.append((marker_of(lines, heading), section))
     used = sum(after is not None for after, _ in found)
     if len(_DIRECTIVE.findall(overlay)) != used:
         log.problem(
@@ -129,6 +128,12 @@ def _sections(overlay: str, log: Log) -> list[tuple[str | None, list[str]]]:
 def _above(lines: Sequence[str], line: int) -> str:
     """Return the last line with anything on it before the given one."""
     return next((text.strip() for text in reversed(lines[:line]) if text.strip()), "")
+
+
+def marker_of(lines: Sequence[str], heading: Heading) -> str | None:
+    """Return what the marker above a heading names, `None` if there is no marker."""
+    marker = _MARKER.fullmatch(_above(lines, heading.line))
+    return marker[1] if marker else None
 
 
 def _merge_section(text: str, after: str | None, section: list[str], log: Log) -> str:

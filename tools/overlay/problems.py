@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,8 +27,10 @@ class Problem:
 class OverlayError(Exception):
     """The overlay does not fit its upstream; `problems` holds every reason, not only the first."""
 
+    failure: ClassVar[str] = "the overlay cannot be merged"
+
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(dict.fromkeys(problems))
         count = len(self.problems)
-        head = f"the overlay cannot be merged: {count} problem{'s' if count > 1 else ''}"
+        head = f"{self.failure}: {count} problem{'s' if count > 1 else ''}"
         super().__init__("\n\n".join([head, *map(str, self.problems)]))

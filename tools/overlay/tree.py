@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from tools.overlay.markdown import merge_document
@@ -113,22 +114,45 @@ def plan(
     problems: list[Problem] = []
     for path in files(overlay, folder):
         theirs, mine = upstream / path, overlay / path
-        if not theirs.exists():
-            parts[path] = Part(mine.read_bytes(), new=True)
-        elif merge := _MERGERS.get(mine.suffix):
-            merged = merge(_read(theirs), _read(mine), path=path)
-            parts[path] = Part(merged.text.encode(), new=False, changes=merged.changes)
-            problems += merged.problems
-        else:
-            problems.append(
-                Problem(
-                    path, "upstream has this file, and files of its kind do not merge", "remove it"
-                )
-            )
+        part, wrong = merge_file(
+            theirs.read_bytes() if theirs.exists() else None, mine.read_bytes(), path=path
+        )
+        if part:
+            parts[path] = part
+        problems += wrong
     if version and folder == PACKAGE and (upstream / _VERSION_FILE).exists():
         text = versioned(_read(upstream / _VERSION_FILE), version)
         parts[_VERSION_FILE] = Part(text.encode(), new=False)
     return Plan(folder, parts, tuple(problems))
+
+
+def merge_file(
+    upstream: bytes | None, overlay: bytes, *, path: str
+) -> tuple[Part | None, tuple[Problem, ...]]:
+    """Merge one file of the overlay into upstream's.
+
+    Parameters
+    ----------
+    upstream : bytes or None
+        The file as released; `None` if upstream lacks it.
+    overlay : bytes
+        The overlay's.
+    path : str
+        Its path, which tells by its suffix how it merges, for messages too.
+
+    Returns
+    -------
+    tuple
+        What becomes of the file, `None` if it cannot be merged at all, and what was wrong.
+    """
+    if upstream is None:
+        return Part(overlay, new=True), ()
+    merge = _MERGERS.get(PurePosixPath(path).suffix)
+    if merge is None:
+        what = "upstream has this file, and files of its kind do not merge"
+        return None, (Problem(path, what, "remove it"),)
+    merged = merge(upstream.decode(), overlay.decode(), path=path)
+    return Part(merged.text.encode(), new=False, changes=merged.changes), merged.problems
 
 
 def versioned(text: str, version: str) -> str:

@@ -1,0 +1,184 @@
+"""The command line of the stack."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools import suite
+from tools.environment import SetupError
+from tools.overlay import upstream
+from tools.overlay.problems import OverlayError
+from tools.overlay.project import ROOT, Project
+from tools.stack import branches, repository
+from tools.stack import check as checks
+from tools.stack.cut import Stack
+from tools.stack.diffstat import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tools.stack.branches import Branch
+    from tools.stack.repository import Repository
+
+type Command = Callable[[Project, argparse.Namespace], int | None]
+
+
+def show(project: Project, options: argparse.Namespace) -> None:
+    """List the pull requests, and what each does to which file."""
+    stack = _stack(project, options)
+    stats = [measure(stack.diff(n)) for n in range(len(stack.manifest.pull_requests))]
+    print("\n".join([*checks.contents(stack, stats), *checks.table(stack, stats)]))
+
+
+def check(project: Project, options: argparse.Namespace) -> None:
+    """See to it that all the fork has belongs to one pull request, and that each is small and stands alone."""
+    stack = _stack(project, options)
+    print("\n".join(checks.table(stack, checks.check(stack))))
+
+
+def build(project: Project, options: argparse.Namespace) -> None:
+    """Make the branches on a checkout of zarr-python, each one commit on top of the one before."""
+    checkout, made = _commits(project, options)
+    # A checkout that was made here has no branches but those.
+    branches.build(checkout, made, force=options.force or options.checkout is None)
+    rows = [(branch.pull_request.branch, branch.commit) for branch in made]
+    print("\n".join([f"in {checkout.path}:", *checks.aligned(rows)]))
+
+
+def export(project: Project, options: argparse.Namespace) -> None:
+    """Write the branches as patches that `git am` applies to the base."""
+    checkout, made = _commits(project, options)
+    into = options.into or _folder(project) / "patches"
+    force = options.force or options.into is None
+    print("\n".join(map(str, branches.export(checkout, made, into, force=force))))
+
+
+def _stack(project: Project, options: argparse.Namespace) -> Stack:
+    """Cut against the sources that were named, or those of the pinned release."""
+    if options.upstream is None:
+        return Stack(project, suite.unpacked(project))
+    found = upstream.at(options.upstream, unpack_into=project.downloads)
+    project.expect(found, where=str(options.upstream))
+    return Stack(project, found.root.parent)
+
+
+def _folder(project: Project) -> Path:
+    return project.root / "build" / "stack"
+
+
+def _checkout(project: Project, options: argparse.Namespace) -> tuple[Repository, str]:
+    """Return the checkout, and the commit to start from."""
+    version = options.release or project.pinned
+    if options.checkout is None:
+        checkout = repository.of_release(project, version, _folder(project))
+    else:
+        checkout = repository.at(options.checkout)
+        checkout.expect_clean()
+    return checkout, checkout.commit(options.base or f"v{version}")
+
+
+def _commits(project: Project, options: argparse.Namespace) -> tuple[Repository, list[Branch]]:
+    checkout, base = _checkout(project, options)
+    who = checkout.identity(base=base, author=options.author, date=options.date)
+    return checkout, branches.commits(project, checkout, base, who)
+
+
+def _with_upstream(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--upstream",
+        type=Path,
+        metavar="PATH",
+        help="the source distribution of zarr, packed or not; left out, the pinned one, which is kept "
+        "in build/upstream",
+    )
+
+
+def _with_base(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--checkout",
+        type=Path,
+        metavar="PATH",
+        help="a clone of zarr-python; left out, one is made of the source distribution of the release, "
+        "in build/stack",
+    )
+    where.add_argument(
+        "--release",
+        metavar="VERSION",
+        help="the release to make a checkout of, the pinned one if left out",
+    )
+    parser.add_argument(
+        "--base",
+        metavar="REF",
+        help="the commit, tag or branch to start from; the tag of the release if left out",
+    )
+    parser.add_argument(
+        "--author",
+        metavar="AUTHOR",
+        help="`Name <name@example.org>`; the user that git knows if left out",
+    )
+    parser.add_argument(
+        "--date",
+        metavar="DATE",
+        help="the date of the commits; that of the base if left out, so that building twice gives the "
+        "same commits",
+    )
+
+
+def _with_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="replace branches, or patches, that are there"
+    )
+
+
+def _with_into(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--into",
+        type=Path,
+        metavar="DIR",
+        help="the folder for the patches; left out, build/stack/patches",
+    )
+
+
+_COMMANDS: dict[str, tuple[Command, tuple[Callable[[argparse.ArgumentParser], None], ...]]] = {
+    "show": (show, (_with_upstream,)),
+    "check": (check, (_with_upstream,)),
+    "build": (build, (_with_base, _with_force)),
+    "export": (export, (_with_base, _with_into, _with_force)),
+}
+
+
+def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : Sequence of str, optional
+        The arguments; those of the process if left out.
+    root : Path
+        The checkout of the fork; the one that this module is in if left out.
+
+    Returns
+    -------
+    int
+        The exit status: 1 when something is wrong with the stack.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.stack",
+        description="Cut the overlay into pull requests, as stack.toml says, and make branches of them.",
+    )
+    commands = parser.add_subparsers(metavar="command", required=True)
+    for name, (command, extras) in _COMMANDS.items():
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        sub.set_defaults(command=command)
+        for extra in extras:
+            extra(sub)
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(Project(root), options) or 0
+    except (OverlayError, SetupError) as error:
+        print(error, file=sys.stderr)
+        return 1

@@ -1,0 +1,315 @@
+"""Git, by its plumbing: what is made here never touches a work tree."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools.overlay import upstream
+from tools.overlay.problems import Problem
+from tools.stack.manifest import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tools.overlay.project import Project
+
+_AUTHOR = re.compile(r"(?P<name>[^<>\n]*[^<>\s]) <(?P<email>[^<>\s]+)>")
+_RELEASED = {"name": "zarr-python", "email": "zarr@localhost", "date": "1000000000 +0000"}
+_UNPACKED_ONLY = ("PKG-INFO",)
+"""What an unpacked source distribution has and a checkout has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who makes commits, and when."""
+
+    name: str
+    email: str
+    date: str
+    """In a form that git reads: `1700000000 +0000`, `2026-01-02T03:04:05Z`."""
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables that tell git."""
+        return {
+            f"GIT_{role}_{part}": text
+            for role in ("AUTHOR", "COMMITTER")
+            for part, text in (("NAME", self.name), ("EMAIL", self.email), ("DATE", self.date))
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A checkout."""
+
+    path: Path
+
+    def git(
+        self, *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> str:
+        """Run git.
+
+        Parameters
+        ----------
+        *arguments : str or Path
+            Its arguments.
+        stdin : bytes
+            Its input.
+        env : Mapping, optional
+            Environment variables to add.
+
+        Returns
+        -------
+        str
+            Its output, without the newline at its end.
+
+        Raises
+        ------
+        StackError
+            If it fails, or there is none.
+        """
+        done = self._run(arguments, stdin, env)
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            command = " ".join(map(str, arguments[:2]))
+            raise StackError(
+                [Problem(str(self.path), f"`git {command}` failed: {said}", "see what git says")]
+            )
+        return done.stdout.decode(errors="replace").removesuffix("\n")
+
+    def asks(self, *arguments: str) -> str | None:
+        """Run git for an answer that it may not have, `None`."""
+        done = self._run(arguments, b"", None)
+        return None if done.returncode else done.stdout.decode().strip()
+
+    def _run(
+        self, arguments: Sequence[str | Path], stdin: bytes, env: Mapping[str, str] | None
+    ) -> subprocess.CompletedProcess[bytes]:
+        # Variables such as GIT_DIR, which hooks have, would lead git to another repository.
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or "CONFIG" in k}
+        try:
+            return subprocess.run(
+                ["git", "-c", "core.autocrlf=false", *map(str, arguments)],
+                cwd=self.path,
+                env=kept | dict(env or {}),
+                input=stdin,
+                capture_output=True,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise StackError(
+                [Problem("git", "cannot be found", "install git, and put it on the path")]
+            ) from None
+
+    def commit(self, ref: str) -> str:
+        """Return the hash of the commit that something names.
+
+        Parameters
+        ----------
+        ref : str
+            A tag, a branch or a hash.
+
+        Returns
+        -------
+        str
+            The hash.
+
+        Raises
+        ------
+        StackError
+            If it names none.
+        """
+        if found := self.asks("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"):
+            return found
+        raise StackError(
+            [
+                Problem(
+                    str(self.path),
+                    f"`{ref}` names no commit",
+                    "fetch it (`git fetch --tags` for releases), or name another with --base",
+                )
+            ]
+        )
+
+    def expect_clean(self) -> None:
+        """Refuse a checkout with changes that are not committed."""
+        changed = self.git("status", "--porcelain", "--untracked-files=no").splitlines()
+        if changed:
+            raise StackError(
+                [
+                    Problem(
+                        str(self.path),
+                        f"has changes that are not committed, in {changed[0][3:]}"
+                        + (f" and {len(changed) - 1} more" if len(changed) > 1 else ""),
+                        "commit or stash them",
+                    )
+                ]
+            )
+
+    def checked_out(self) -> set[str]:
+        """Return the branches that are checked out, in any of the work trees."""
+        listed = self.git("worktree", "list", "--porcelain").splitlines()
+        return {
+            line.removeprefix("branch refs/heads/")
+            for line in listed
+            if line.startswith("branch refs/heads/")
+        }
+
+    def branches(self) -> dict[str, str]:
+        """Return the branches, and the commit of each."""
+        listed = self.git(
+            "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads"
+        )
+        return dict(line.rsplit(" ", 1) for line in listed.splitlines())  # type: ignore[misc]
+
+    def identity(self, *, base: str, author: str | None, date: str | None) -> Identity:
+        """Find out who makes the commits, and when.
+
+        Parameters
+        ----------
+        base : str
+            The commit whose date is theirs where none is given.
+        author : str, optional
+            `Name <name@example.org>`; the user that git knows if left out.
+        date : str, optional
+            The date.
+
+        Returns
+        -------
+        Identity
+            Author and committer alike.
+
+        Raises
+        ------
+        StackError
+            If the author is not written so, or git knows no user.
+        """
+        date = date or self.git("show", "--no-patch", "--format=%cd", "--date=raw", base)
+        if author is None:
+            name, email = (self.asks("config", f"user.{part}") for part in ("name", "email"))
+            if not name or not email:
+                what = "git knows no user here"
+                remedy = "pass --author, or set user.name and user.email"
+                raise StackError([Problem(str(self.path), what, remedy)])
+            return Identity(name, email, date)
+        match = _AUTHOR.fullmatch(author)
+        if match is None:
+            what, remedy = f"`{author}` is no author", "write `Name <name@example.org>`"
+            raise StackError([Problem("--author", what, remedy)])
+        return Identity(match["name"], match["email"], date)
+
+    @contextmanager
+    def index(self, commit: str) -> Iterator[dict[str, str]]:
+        """Give the environment in which git has an index of its own, with what a commit holds."""
+        with tempfile.TemporaryDirectory(prefix="zarr-stack-") as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            self.git("read-tree", commit, env=env)
+            yield env
+
+    @contextmanager
+    def files(self, commit: str) -> Iterator[Path]:
+        """Give a folder with the files of a commit."""
+        with (
+            tempfile.TemporaryDirectory(prefix="zarr-stack-") as folder,
+            self.index(commit) as env,
+        ):
+            self.git("checkout-index", "--all", f"--prefix={folder}/", env=env)
+            yield Path(folder)
+
+
+def at(path: Path) -> Repository:
+    """Take the checkout of zarr-python at a path.
+
+    Parameters
+    ----------
+    path : Path
+        The checkout, or a folder in it.
+
+    Returns
+    -------
+    Repository
+        The checkout.
+
+    Raises
+    ------
+    StackError
+        If there is none there.
+    """
+    remedy = "name a clone of zarr-python with --checkout, or leave it out to have one made"
+    if not path.is_dir():
+        raise StackError([Problem(str(path), "there is no such folder", remedy)])
+    top = Repository(path).asks("rev-parse", "--show-toplevel")
+    if not top:
+        raise StackError([Problem(str(path), "is no checkout", remedy)])
+    return Repository(Path(top))
+
+
+def of_release(project: Project, version: str, into: Path) -> Repository:
+    """Make a checkout of the source distribution of a release, unless it is there.
+
+    Parameters
+    ----------
+    project : Project
+        The fork, which keeps the distribution.
+    version : str
+        The release.
+    into : Path
+        The folder for such checkouts.
+
+    Returns
+    -------
+    Repository
+        One commit, the same every time, with the tag that the release has upstream.
+
+    Raises
+    ------
+    OverlayError
+        If the distribution cannot be had, or is not the one that was locked.
+    """
+    sha256 = project.load_lock().sdist if version == project.pinned else None
+    archive = upstream.fetch(version, "sdist", project.downloads, sha256=sha256)
+    return of_folder(upstream.unpack(archive, project.downloads), version, into)
+
+
+def of_folder(source: Path, version: str, into: Path) -> Repository:
+    """Make a checkout of a folder with the files of a release, unless it is there.
+
+    Parameters
+    ----------
+    source : Path
+        The folder.
+    version : str
+        The release.
+    into : Path
+        The folder for such checkouts.
+
+    Returns
+    -------
+    Repository
+        One commit, the same every time, with the tag that the release has upstream.
+    """
+    made = Repository(into / f"zarr-{version}")
+    if (made.path / ".git").is_dir() and made.asks("rev-parse", "--verify", f"v{version}"):
+        return made
+    shutil.rmtree(made.path, ignore_errors=True)
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into) as folder:
+        new = Repository(Path(folder) / "checkout")
+        ignore = shutil.ignore_patterns("__pycache__", ".git", *_UNPACKED_ONLY)
+        shutil.copytree(source, new.path, ignore=ignore)
+        new.git("init", "--quiet", "--initial-branch=main")
+        new.git("add", "--all")
+        who = Identity(**_RELEASED).variables()
+        message = f"zarr {version}, as in its source distribution\n".encode()
+        commit = new.git("commit-tree", new.git("write-tree"), stdin=message, env=who)
+        new.git("update-ref", "refs/heads/main", commit)
+        new.git("tag", f"v{version}", commit)
+        new.path.rename(made.path)
+    return made

@@ -1,0 +1,325 @@
+"""Making the branches of a stack, and patches of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.stack import cli
+from tools.stack.repository import Repository, of_folder
+from tools.tests.stacked import UPSTREAM, edit, make
+
+AUTHOR = "--author=A. U. Thor <author@example.org>"
+BRANCHES = ["feat/many", "feat/report", "fix/close"]
+
+
+@pytest.fixture
+def fork(tmp_path: Path) -> Path:
+    return make(tmp_path)[0].root
+
+
+@pytest.fixture
+def checkout(fork: Path, tmp_path: Path) -> Repository:
+    """A clone with a commit after the release, a branch that is checked out and a file that is not tracked."""
+    clone = of_folder(tmp_path / "upstream", "1.2.3", tmp_path)
+    (clone.path / "untracked.txt").write_text("Mine.\n")
+    return clone
+
+
+def run(fork: Path, checkout: Repository, command: str, *options: str) -> int:
+    """Run a command on a checkout."""
+    return cli.main([command, f"--checkout={checkout.path}", AUTHOR, *options], root=fork)
+
+
+def state(checkout: Repository) -> dict[str, object]:
+    """Return what must not change when branches are made."""
+    return {
+        "head": checkout.git("rev-parse", "HEAD"),
+        "on": checkout.git("symbolic-ref", "HEAD"),
+        "status": checkout.git("status", "--porcelain"),
+        "index": checkout.git("ls-files", "--stage"),
+        "files": {
+            path: (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in checkout.path.rglob("*")
+            if path.is_file() and ".git" not in path.relative_to(checkout.path).parts
+        },
+    }
+
+
+def test_build(fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    before = state(checkout)
+    assert run(fork, checkout, "build") == 0
+    assert state(checkout) == before
+    told = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    heads = checkout.branches()
+    assert told == {name: heads[name] for name in BRANCHES}
+    assert heads.keys() == {"main", *BRANCHES}
+    log = checkout.git(
+        "log", "--format=%D|%an <%ae> %ad|%cn <%ce> %cd|%s", "--date=raw", BRANCHES[-1]
+    )
+    who = "A. U. Thor <author@example.org> 1000000000 +0000"
+    assert log.splitlines() == [
+        f"fix/close|{who}|{who}|Return nothing",
+        f"feat/report|{who}|{who}|Report reads",
+        f"feat/many|{who}|{who}|Read many keys",
+        log.splitlines()[-1],
+    ]
+    message = checkout.git("show", "--no-patch", "--format=%B", "feat/many")
+    assert message.strip() == "Read many keys\n\nBecause one call is enough.\n\n**Tests.** One."
+    changed = checkout.git("diff", "--name-status", "feat/many", "feat/report").splitlines()
+    assert changed == [
+        *("A\tchanges/2.feature.md", "M\tdocs/guide.md", "M\tsrc/zarr/_plan.py"),
+        *("A\tsrc/zarr/_report.py", "M\tsrc/zarr/store.py", "A\ttests/test_report.py"),
+    ]
+    assert (
+        checkout.git("show", "feat/many:src/zarr/__init__.py") + "\n"
+        == (UPSTREAM["src/zarr/__init__.py"])
+    )
+
+
+def test_twice_gives_the_same(fork: Path, checkout: Repository, tmp_path: Path) -> None:
+    assert run(fork, checkout, "build") == 0
+    heads = checkout.branches()
+    # What is there already and the same needs no force.
+    assert run(fork, checkout, "build") == 0
+    assert checkout.branches() == heads
+    other = of_folder(tmp_path / "upstream", "1.2.3", tmp_path / "other")
+    assert run(fork, other, "build") == 0
+    assert other.branches() == heads
+    assert run(fork, other, "build", "--force", "--date=2026-01-02T03:04:05Z") == 0
+    assert other.branches().keys() == heads.keys()
+    assert other.branches()["fix/close"] != heads["fix/close"]
+
+
+def test_author_of_the_checkout(fork: Path, checkout: Repository) -> None:
+    checkout.git("config", "user.name", "Configured")
+    checkout.git("config", "user.email", "c@example.org")
+    assert cli.main(["build", f"--checkout={checkout.path}"], root=fork) == 0
+    assert checkout.git("show", "--no-patch", "--format=%an <%ae>", "feat/many") == (
+        "Configured <c@example.org>"
+    )
+
+
+def test_base(fork: Path, checkout: Repository) -> None:
+    tree, parent = checkout.git("rev-parse", "HEAD^{tree}"), checkout.git("rev-parse", "HEAD")
+    later = checkout.git(
+        *(
+            "-c",
+            "user.name=n",
+            "-c",
+            "user.email=e",
+            "commit-tree",
+            tree,
+            "-p",
+            parent,
+            "-m",
+            "Later",
+        )
+    )
+    assert run(fork, checkout, "build", f"--base={later}") == 0
+    assert checkout.git("rev-parse", "feat/many^") == later
+    edit(fork / "stack.toml", '"feat/many"', '"feat/other"')
+    assert run(fork, checkout, "build", "--force") == 0
+    assert checkout.git("rev-parse", "feat/other^") == checkout.git("rev-parse", "v1.2.3")
+
+
+def test_executable_files_stay_so(fork: Path, checkout: Repository) -> None:
+    checkout.git("update-index", "--chmod=+x", "src/zarr/store.py")
+    checkout.git("-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--message=Mode")
+    checkout.git("-c", "core.fileMode=true", "checkout", "--quiet", "--force", "main")
+    assert run(fork, checkout, "build", "--base=main") == 0
+    listed = checkout.git("ls-tree", "-r", "fix/close", "src/zarr").splitlines()
+    modes = {line.split("\t")[1]: line[:6] for line in listed}
+    assert modes["src/zarr/store.py"] == "100755"
+    assert modes["src/zarr/_plan.py"] == "100644"
+
+
+def refused(
+    fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str], *options: str
+) -> str:
+    """Build in vain, and return what was said."""
+    before = checkout.branches()
+    assert run(fork, checkout, "build", *options) == 1
+    assert checkout.branches() == before
+    said = capsys.readouterr().err
+    assert "->" in said
+    return said
+
+
+def test_dirty_checkout(
+    fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(checkout.path / "src/zarr/store.py", "    pass\n", "    ...\n")
+    said = refused(fork, checkout, capsys)
+    assert "has changes that are not committed, in src/zarr/store.py" in said
+    checkout.git("add", "--all")
+    assert "has changes that are not committed" in refused(fork, checkout, capsys)
+
+
+def test_unknown_base(fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "`v9` names no commit" in refused(fork, checkout, capsys, "--base=v9")
+
+
+def test_branch_exists(
+    fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkout.git("branch", "feat/report")
+    said = refused(fork, checkout, capsys)
+    assert "feat/report\n    exists, and is another commit" in said
+    assert "--force" in said
+    assert run(fork, checkout, "build", "--force") == 0
+    checkout.git("checkout", "--quiet", "feat/report")
+    assert run(fork, checkout, "build") == 0
+    said = refused(fork, checkout, capsys, "--force", "--date=2026-01-02T03:04:05Z")
+    assert "feat/report\n    is checked out" in said
+
+
+def test_branch_of_another_work_tree(
+    fork: Path, checkout: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkout.git("worktree", "add", "--quiet", "-b", "fix/close", tmp_path / "second")
+    assert "fix/close\n    is checked out" in refused(fork, checkout, capsys, "--force")
+
+
+def test_branch_that_is_in_the_way(
+    fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkout.git("branch", "feat")
+    assert "`git update-ref --stdin` failed" in refused(fork, checkout, capsys)
+
+
+def test_drift(fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(checkout.path / "src/zarr/store.py", "    pass\n", "    return 1\n")
+    who = ("-c", "user.name=n", "-c", "user.email=e")
+    checkout.git(*who, "commit", "--quiet", "--all", "--message=Drift")
+    said = refused(fork, checkout, capsys, "--base=main")
+    assert "zarr/store.py::close\n    upstream's definition is not the one" in said
+    assert run(fork, checkout, "build") == 0
+
+
+def test_fragment_that_upstream_has(
+    fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkout.path / "changes/3.misc.md"
+    path.parent.mkdir()
+    path.write_text("Taken.\n")
+    checkout.git("add", str(path))
+    who = ("-c", "user.name=n", "-c", "user.email=e")
+    checkout.git(*who, "commit", "--quiet", "--message=Fragment")
+    said = refused(fork, checkout, capsys, "--base=main")
+    assert "changes/3.misc.md\n    upstream has a fragment of this name" in said
+
+
+def test_no_checkout(fork: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, says in [(tmp_path, "is no checkout"), (tmp_path / "gone", "no such folder")]:
+        assert cli.main(["build", f"--checkout={path}", AUTHOR], root=fork) == 1
+        assert says in capsys.readouterr().err
+
+
+def test_checkout_of_something_else(
+    fork: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "something"
+    other.mkdir()
+    (other / "README").write_text("Else.\n")
+    made = of_folder(other, "1.2.3", tmp_path / "made")
+    assert "holds no src/zarr" in refused(fork, made, capsys)
+
+
+def test_no_author(
+    fork: Path,
+    checkout: Repository,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for scope in ("GLOBAL", "SYSTEM"):
+        monkeypatch.setenv(f"GIT_CONFIG_{scope}", "/dev/null")
+    assert cli.main(["build", f"--checkout={checkout.path}"], root=fork) == 1
+    assert "git knows no user here" in capsys.readouterr().err
+    assert "`me` is no author" in refused(fork, checkout, capsys, "--author=me")
+
+
+def test_no_git(
+    fork: Path,
+    checkout: Repository,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", str(fork))
+    assert run(fork, checkout, "build") == 1
+    assert "git\n    cannot be found" in capsys.readouterr().err
+
+
+def test_a_hook_does_not_lead_astray(
+    fork: Path, checkout: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
+    assert run(fork, checkout, "build") == 0
+
+
+def test_export_applies(
+    fork: Path, checkout: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = checkout.branches()
+    assert run(fork, checkout, "export", f"--into={tmp_path / 'patches'}") == 0
+    assert checkout.branches() == before
+    patches = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [patch.name for patch in patches] == [
+        *("0001-Read-many-keys.patch", "0002-Report-reads.patch", "0003-Return-nothing.patch"),
+    ]
+    clean = of_folder(tmp_path / "upstream", "1.2.3", tmp_path / "clean")
+    who = ("-c", "user.name=n", "-c", "user.email=e")
+    clean.git(*who, "am", "--quiet", *patches)
+    assert run(fork, checkout, "build") == 0
+    for back, name in enumerate(reversed(BRANCHES)):
+        for what in ("^{tree}", ""):
+            if what:
+                there = checkout.git("rev-parse", name + what)
+                assert clean.git("rev-parse", f"HEAD~{back}{what}") == there
+        made, meant = (
+            repository.git("show", "--no-patch", "--format=%B%an %ae %ad", ref)
+            for repository, ref in ((clean, f"HEAD~{back}"), (checkout, name))
+        )
+        assert made == meant
+
+
+def test_export_replaces_nothing(
+    fork: Path, checkout: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "0009-old.patch"
+    old.write_text("Old.\n")
+    assert run(fork, checkout, "export", f"--into={tmp_path}") == 1
+    assert "holds patches already" in capsys.readouterr().err
+    assert old.exists()
+    assert run(fork, checkout, "export", f"--into={tmp_path}", "--force") == 0
+    assert not old.exists()
+    assert len(list(tmp_path.glob("*.patch"))) == len(BRANCHES)
+
+
+def test_checkout_of_a_release(fork: Path, tmp_path: Path) -> None:
+    first = of_folder(tmp_path / "upstream", "1.2.3", tmp_path / "a")
+    second = of_folder(tmp_path / "upstream", "1.2.3", tmp_path / "b")
+    commit = first.git("rev-parse", "v1.2.3")
+    assert second.git("rev-parse", "v1.2.3", "main").split() == [commit, commit]
+    assert first.git("status", "--porcelain") == ""
+    assert "src/zarr/_version.py" not in first.git("ls-files")
+    assert of_folder(tmp_path / "gone", "1.2.3", tmp_path / "a") == first
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("show", "check", "build", "export"):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, "--help"])
+        assert capsys.readouterr().out.startswith(f"usage: python -m tools.stack {command}")
+
+
+def test_module_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.stack", "fly"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "invalid choice: 'fly'" in done.stderr
