@@ -167,7 +167,7 @@ class Repository:
         listed = self.git(
             "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads"
         )
-        return dict(line.rsplit(" ", 1) for line in listed.splitlines())  # type: ignore[misc]
+        return dict(line.rsplit(" ", 1) for line in listed.splitlines())
 
     def identity(self, *, base: str, author: str | None, date: str | None) -> Identity:
         """Find out who makes the commits, and when.
