@@ -65,8 +65,8 @@ def export(project: Project, options: argparse.Namespace) -> None:
 def verify(project: Project, options: argparse.Namespace) -> int:
     """Try each branch by itself: installed from source, linted and tested as upstream does it."""
     checkout, base = _checkout(project, options)
-    date = checkout.git("show", "--no-patch", "--format=%cd", "--date=raw", base)
-    made = branches.commits(project, checkout, base, Identity("zarr", "zarr@localhost", date))
+    who = Identity("zarr", "zarr@localhost", checkout.date(base))
+    made = branches.commits(project, checkout, base, who)
     names = [branch.pull_request.branch for branch in made]
     if options.branch:
         names = [names[load(project.root / NAME).number(name)] for name in options.branch]

@@ -11,14 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 RUFF_CHECK = ("ruff", "check", "--no-cache", "--output-format=concise")
-RUFF_FORMAT = ("ruff", "format", "--no-cache", "--check")
+RUFF_FORMAT = ("ruff", "format", "--no-cache", "--check", "--output-format=concise")
 MYPY = (
     *("mypy", "--follow-imports=silent", "--no-pretty", "--hide-error-context"),
     *("--hide-error-code-links", "--no-error-summary", "--no-color-output"),
 )
 
 _PLACED = re.compile(r"(?P<path>[^:\s][^:]*):\d+:(?:\d+:)? (?P<what>(?!note: ).+)")
-_UNFORMATTED = re.compile(r"(?P<what>Would reformat): (?P<path>.+)")
 
 type Findings = Counter[tuple[str, str]]
 """Path and message of each, whatever the line."""
@@ -30,7 +29,7 @@ def parse(output: str) -> Findings:
     Parameters
     ----------
     output : str
-        One finding on a line, with file and line in front, or `Would reformat: FILE`.
+        One finding on a line, with file and line in front.
 
     Returns
     -------
@@ -39,7 +38,7 @@ def parse(output: str) -> Findings:
     """
     found: Findings = Counter()
     for line in output.splitlines():
-        if match := _PLACED.fullmatch(line) or _UNFORMATTED.fullmatch(line):
+        if match := _PLACED.fullmatch(line):
             found[match["path"], match["what"]] += 1
     return found
 
@@ -93,7 +92,12 @@ def rendered(fragments: Mapping[str, str], output: str) -> list[str]:
         The names.
     """
     words = " ".join(output.split())
-    return [name for name, text in fragments.items() if " ".join(text.split()) not in words]
+    # Of what is of no interest to users, towncrier tells only that there is such a thing.
+    wanted = {
+        name: f"#{name.partition('.')[0]}" if ".misc." in name else " ".join(text.split())
+        for name, text in fragments.items()
+    }
+    return [name for name, text in wanted.items() if text not in words]
 
 
 def differences(

@@ -169,6 +169,10 @@ class Repository:
         )
         return dict(line.rsplit(" ", 1) for line in listed.splitlines())
 
+    def date(self, commit: str) -> str:
+        """Return when a commit was made, as git reads it."""
+        return "@" + self.git("show", "--no-patch", "--format=%cd", "--date=raw", commit)
+
     def identity(self, *, base: str, author: str | None, date: str | None) -> Identity:
         """Find out who makes the commits, and when.
 
@@ -191,7 +195,7 @@ class Repository:
         StackError
             If the author is not written so, or git knows no user.
         """
-        date = date or self.git("show", "--no-patch", "--format=%cd", "--date=raw", base)
+        date = date or self.date(base)
         if author is None:
             name, email = (self.asks("config", f"user.{part}") for part in ("name", "email"))
             if not name or not email:
