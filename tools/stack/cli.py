@@ -17,6 +17,7 @@ from tools.overlay.problems import OverlayError
 from tools.overlay.project import ROOT, Project
 from tools.stack import branches, repository
 from tools.stack import check as checks
+from tools.stack import rebase as rebasing
 from tools.stack.cut import Stack
 from tools.stack.diffstat import measure
 from tools.stack.manifest import NAME, load
@@ -84,6 +85,24 @@ def verify(project: Project, options: argparse.Namespace) -> int:
     verdicts = verification.run(names)
     print("\n".join(["", *table(verification, verdicts)]))
     return not all(verdict.good for verdict in verdicts)
+
+
+def rebase(project: Project, options: argparse.Namespace) -> int:
+    """Tell what another release means for the overlay; with --accept, pin the fork to it."""
+    version = options.version
+    old = suite.unpacked(project)
+    sdist = upstream.fetch(version, "sdist", project.downloads)
+    new = upstream.unpack(sdist, project.downloads)
+    report = rebasing.compare(Stack(project, old), old, new, version)
+    print("\n".join(rebasing.lines(report)))
+    if options.accept:
+        wheel = upstream.fetch(version, "wheel", project.downloads)
+        digests = {"sdist": upstream.digest(sdist), "wheel": upstream.digest(wheel)}
+        found = upstream.at(new, unpack_into=project.downloads)
+        rebasing.accept(project, report, found, digests)
+        print(f"\nthe fork is pinned to zarr {version}")
+        return 0
+    return bool(report.findings)
 
 
 def _stack(project: Project, options: argparse.Namespace) -> Stack:
@@ -173,6 +192,16 @@ def _with_branches(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _with_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", metavar="VERSION", help="the release, 3.5.0")
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="write the release into pyproject.toml and its fingerprints into overlay.lock, once all "
+        "applies and what drifted has been carried over",
+    )
+
+
 def _with_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace branches, or patches, that are there"
@@ -210,6 +239,7 @@ _COMMANDS: dict[str, tuple[Command, tuple[Callable[[argparse.ArgumentParser], No
     "check": (check, (_with_upstream,)),
     "build": (build, (_with_base, _with_author, _with_force)),
     "export": (export, (_with_base, _with_author, _with_into, _with_force)),
+    "rebase": (rebase, (_with_version,)),
     "verify": (verify, (_with_base, _with_branches)),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import sysconfig
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tools import children
 from tools.environment import Environment
+from tools.overlay import tree
 from tools.overlay.upstream import Release
 from tools.stack import branches, verify
 from tools.stack.findings import Linted, differences, parse, rendered
@@ -57,6 +60,7 @@ start_string = "<!-- towncrier release notes start -->\\n"
 """
 HOOK = """\
 from pathlib import Path
+from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -145,7 +149,7 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
     printed = (tmp_path / "sleeps").read_text()
     if printed:
         with pytest.raises(ProcessLookupError):
-            subprocess.os.kill(int(printed), 0)  # type: ignore[attr-defined]
+            os.kill(int(printed), 0)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,7 @@ def verification(
         project, checkout, base, Identity("n", "e@example.org", "1000000000 +0000")
     )
 
-    def build(command: list[str | Path], *, log: Path, **options: object) -> int:
+    def build(command: list[str | Path], *, log: Path, **options: Any) -> int:
         """Pack what the fork merges to, in place of a build that needs the registry."""
         if "wheel" not in command:
             return run(command, log=log, **options)
@@ -183,8 +187,6 @@ def verification(
         merged = tmp_path / "merged"
         found = Release(upstream / "src", None)
         for plan in project.plans(found)[:1]:
-            from tools.overlay import tree
-
             tree.materialise(plan, found.root, merged)
         shutil.make_archive(str(into / "zarr"), "zip", merged)
         (into / "zarr.zip").rename(into / "zarr-1.2.3.whl")
