@@ -153,7 +153,7 @@ def test_one_bad_member_does_not_hide_the_others(lacking: str) -> None:
 
 
 def test_shards_are_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zarr.core._shard_reads.SHARDS_PLANNED", 2)
+    monkeypatch.setattr("zarr.core._shard_plan.SHARDS_PLANNED", 2)
     asked: list[int] = []
 
     def read_many(store: Any, requests: Any, **options: Any) -> Any:
@@ -165,7 +165,7 @@ def test_shards_are_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatch) ->
     asked.clear()
     np.testing.assert_array_equal(array[:], np.arange(16))
     assert asked == [2, 2]  # whole shards
-    monkeypatch.setattr("zarr.core._shard_reads.NBYTES_PLANNED", 1)
+    monkeypatch.setattr("zarr.core._shard_plan.NBYTES_PLANNED", 1)
     asked.clear()
     picked = np.array([1, 5, 9, 14])
     np.testing.assert_array_equal(array.oindex[picked], picked)

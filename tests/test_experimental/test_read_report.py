@@ -17,7 +17,7 @@ import pytest
 import zarr
 import zarr.api.asynchronous
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, _read_many
-from zarr.core._bounded import read_scope
+from zarr.core._bounded import read_watcher
 from zarr.core.buffer import default_buffer_prototype
 from zarr.experimental.cache_store import CacheStore
 from zarr.experimental.read_report import ReadReport, report_reads
@@ -488,12 +488,12 @@ async def test_a_store_that_reports_on_reads_of_its_own() -> None:
 
 def test_outside_of_a_block_nothing_is_counted() -> None:
     array = make_array(Plain())
-    assert read_scope.get() is None
+    assert read_watcher.get() is None
     with report_reads() as report:
         array[...]
     seconds = report.seconds
     array[...]
-    assert read_scope.get() is None
+    assert read_watcher.get() is None
     assert figures(report) == expected()
     assert 0 < report.seconds == seconds
 
@@ -509,7 +509,7 @@ async def test_what_other_code_asks_of_a_store_is_not_counted() -> None:
 def test_an_error_ends_the_block() -> None:
     with pytest.raises(RuntimeError, match="over"), report_reads() as report:
         raise RuntimeError("over")
-    assert read_scope.get() is None
+    assert read_watcher.get() is None
     assert report.seconds > 0
 
 

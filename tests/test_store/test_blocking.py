@@ -130,6 +130,8 @@ async def consume(
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Storage]]:
     made: list[Storage] = []
+    monkeypatch.setattr(_blocking, "SHARE", 64)
+    monkeypatch.setattr(_blocking, "SHARE_BYTES", 1 << 20)
     monkeypatch.setattr(_blocking, "SHARE_SECONDS", 4.0)
     monkeypatch.setattr(_blocking, "SLOW_SECONDS", 0.5)
 

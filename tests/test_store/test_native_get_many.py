@@ -301,11 +301,11 @@ async def test_a_file_is_opened_once_for_all_its_ranges(
 
 
 @pytest.mark.usefixtures("no_clock")
-@pytest.mark.parametrize(("nbytes", "expected"), [(1, 16), (300 << 10, 3)])
+@pytest.mark.parametrize(("nbytes", "expected"), [(1, 8), (300 << 10, 2)])
 async def test_few_hops_to_threads(
     tmp_path: Path, hops: list[Callable[..., Any]], nbytes: int, expected: int
 ) -> None:
-    """A thousand small files take 16 shares of 64; of large ones a share has a mebibyte."""
+    """A thousand small files take 8 shares of 128; of large ones a share has two mebibytes."""
     store = await LocalStore.open(tmp_path)
     await store.set("large", PROTOTYPE.buffer.from_bytes(bytes(nbytes)))
     hops.clear()
@@ -391,7 +391,7 @@ async def test_the_lock_is_taken_once_a_share(kind: str, tmp_path: Path) -> None
     store: Any = await open_store(kind, tmp_path)
     store._lock = lock = CountedLock()
     assert await read(store, ["a"] * 200) == dict.fromkeys(range(200), VALUES["a"])
-    assert lock.taken == 4
+    assert lock.taken == 2
     store.close()
 
 

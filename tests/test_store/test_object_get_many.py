@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -149,13 +150,19 @@ async def test_close_ranges_are_one_request(
     }
 
 
-@pytest.mark.parametrize(("concurrency", "expected"), [(10, 100), (3, 3), (120, 120)])
+@pytest.mark.parametrize(
+    ("concurrency", "files", "expected"),
+    [(10, 1024, 256), (10, 256, 64), (10, 2, 10), (10, -1, 256), (3, 1024, 3), (300, 1024, 300)],
+)
 @pytest.mark.parametrize("whole", [False, True])
-async def test_a_hundred_objects_are_in_flight(
-    concurrency: int, expected: int, whole: bool
+async def test_as_many_objects_are_in_flight_as_the_process_may_open(
+    concurrency: int, files: int, expected: int, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `async.concurrency` at its default, which is 10; otherwise as many as it says."""
-    objects = {f"{i}": bytes([i]) for i in range(200)}
+    resource = pytest.importorskip("resource")
+    limits = {resource.RLIMIT_NOFILE: (files, resource.RLIM_INFINITY)}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    objects = {f"{i}": bytes([i % 256]) for i in range(310)}
     requests: list[Request] = [key if whole else (key, RangeByteRequest(0, 1)) for key in objects]
     token = expected_nbytes.set(1)
     with RangeServer(objects) as server, config.set({"async.concurrency": concurrency}):
@@ -163,9 +170,23 @@ async def test_a_hundred_objects_are_in_flight(
         reading = asyncio.create_task(read(http_store(server), requests))
         await until(lambda: len(server.requests) >= expected)
         server.release()
-        assert await reading == {i: bytes([i]) for i in range(200)}
+        assert await reading == {i: bytes([i % 256]) for i in range(310)}
         assert server.max_in_flight == expected
     expected_nbytes.reset(token)
+
+
+async def test_where_files_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    with RangeServer({f"{i}": b"." for i in range(300)}) as server:
+        server.inject(Fault(hang=True))
+        token = expected_nbytes.set(1)
+        reading = asyncio.create_task(read(http_store(server), [f"{i}" for i in range(300)]))
+        await until(lambda: len(server.requests) >= 256)
+        server.release()
+        assert await reading == dict.fromkeys(range(300), b".")
+        assert server.max_in_flight == 256
+        expected_nbytes.reset(token)
 
 
 async def test_objects_that_are_not_there(server: RangeServer) -> None:

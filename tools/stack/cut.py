@@ -12,6 +12,7 @@ from tools.overlay import lock, tree
 from tools.overlay.markdown import headings
 from tools.overlay.problems import Problem
 from tools.stack import ownership
+from tools.stack.earlier import load_earlier, put_back
 from tools.stack.leaves import Leaf, is_document, is_module, leaves, overlay_files
 from tools.stack.manifest import NAME, StackError, load
 from tools.stack.restrict import restrict_document, restrict_module
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tools.overlay.project import Project
+    from tools.stack.earlier import Earlier
     from tools.stack.manifest import Manifest
 
 _MARK = "overlay: after"
@@ -33,7 +35,7 @@ class Stack:
     project: Project
     base: Path
     """The folder with upstream's files. Only those at paths that the overlay has matter."""
-    _merged: dict[tuple[str, frozenset[str]], bytes | None] = field(default_factory=dict)
+    _merged: dict[tuple[object, ...], bytes | None] = field(default_factory=dict)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -80,6 +82,11 @@ class Stack:
         return ownership.assign(
             self.manifest, (leaf for found in self.leaves.values() for leaf in found)
         )
+
+    @cached_property
+    def earlier(self) -> list[Earlier]:
+        """What earlier pull requests have otherwise than the overlay."""
+        return load_earlier(self.project.root, self.manifest, self.owners)
 
     def plans(self) -> list[tree.Plan]:
         """Merge the whole overlay, and return what becomes of the package, the tests and the documents."""
@@ -128,31 +135,50 @@ class Stack:
         made: dict[str, bytes] = {}
         problems: list[Problem] = []
         for path, found in self.leaves.items():
-            kept = [leaf for leaf in found if self.owners.get(leaf, number) < number]
-            if kept and (content := self._make(path, kept, problems)) is not None:
+            old = [
+                each
+                for each in self.earlier
+                if each.path == path and each.number < number <= max(each.until.values())
+            ]
+            names = {name for each in old for name, until in each.until.items() if number <= until}
+            kept = [
+                leaf
+                for leaf in found
+                if self.owners.get(leaf, number) < number or leaf.name in names
+            ]
+            if kept and (content := self._make(path, kept, old, problems)) is not None:
                 made[path] = content
         if problems:
             raise StackError(problems)
         return made
 
-    def _make(self, path: str, kept: Sequence[Leaf], problems: list[Problem]) -> bytes | None:
+    def _make(
+        self,
+        path: str,
+        kept: Sequence[Leaf],
+        old: Sequence[Earlier],
+        problems: list[Problem],
+    ) -> bytes | None:
         names = frozenset(leaf.name for leaf in kept)
-        if (path, names) not in self._merged:
+        known = (path, names, *(each.number for each in old))
+        if known not in self._merged:
             theirs = self.upstream[path]
             cut = self.overlay[path]
-            if len(kept) < len(self.leaves[path]):
-                cut = self._restrict(path, names)
+            if old or len(kept) < len(self.leaves[path]):
+                cut = self._restrict(path, names, old)
             part, wrong = tree.merge_file(theirs, cut, path=path)
             problems += wrong
-            self._merged[path, names] = part.content if part else None
-        return self._merged[path, names]
+            self._merged[known] = part.content if part else None
+        return self._merged[known]
 
-    def _restrict(self, path: str, names: frozenset[str]) -> bytes:
-        text = self.overlay[path].decode()
+    def _restrict(self, path: str, names: frozenset[str], old: Sequence[Earlier]) -> bytes:
+        final = text = self.overlay[path].decode()
+        for each in old:
+            text = put_back(text, each)
         theirs = self.upstream[path]
         upstream = theirs.decode() if theirs is not None else None
         if is_module(path):
-            return restrict_module(text, names, upstream).encode()
+            return restrict_module(text, names, upstream, final=final).encode()
         if is_document(path):
             known = None
             if upstream is not None:

@@ -18,7 +18,7 @@ NAME = "stack.toml"
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9_-])*")
 # What `git am` takes for the end of the message.
 _CUTS = re.compile(r"^(---\s*$|diff -|Index: )", re.MULTILINE)
-_FRAGMENT = re.compile(r"\d+\.(feature|bugfix|doc|removal|misc)(\.\d+)?\.md")
+_FRAGMENT = re.compile(r"(\d+|\+[a-z0-9-]+)\.(feature|bugfix|doc|removal|misc)(\.\d+)?\.md")
 
 
 class StackError(OverlayError):
@@ -120,7 +120,7 @@ _LISTS = {
     "definitions": "Python files of `src/`, `zarr/abc/store.py::Store.get_many`",
     "tests": "files of `tests/`",
     "docs": "files of `docs/`, `docs/user-guide/storage.md#Heading`",
-    "fragments": "file names in `changes/`, `1234.feature.md`",
+    "fragments": "file names in `changes/`, `1234.feature.md`, or `+name.feature.md` where there is no issue",
     "upstream_tests": "files of upstream's `tests/`",
 }
 _FORMS = {

@@ -38,7 +38,9 @@ class Scope:
         return f"{self.within}.{piece.name}" if self.within else piece.name
 
 
-def restrict_module(text: str, kept: Collection[str], upstream: str | None) -> str:
+def restrict_module(
+    text: str, kept: Collection[str], upstream: str | None, *, final: str | None = None
+) -> str:
     """Leave out the definitions of a module that do not stay, and imports that only these use.
 
     Parameters
@@ -49,6 +51,8 @@ def restrict_module(text: str, kept: Collection[str], upstream: str | None) -> s
         The qualified names of what stays.
     upstream : str or None
         Upstream's module, if it has one.
+    final : str, optional
+        The overlay's module as it is in the end, if `text` has definitions in an earlier form.
 
     Returns
     -------
@@ -60,7 +64,10 @@ def restrict_module(text: str, kept: Collection[str], upstream: str | None) -> s
     theirs = defined(upstream) if upstream is not None else set()
     scope = Scope(kept, theirs, opened=upstream is not None)
     body = _restrict(list(module.body), scope)
-    body = _without_imports(list(module.body), body, new=upstream is None)
+    before = list(module.body)
+    if final is not None and final != text:
+        before += cst.parse_module(final).body
+    body = _without_imports(before, body, new=upstream is None)
     if not scope.opened:
         body = imports.laid_out(_spaced(body, list(module.body), depth=0))
     return module.with_changes(body=body).code

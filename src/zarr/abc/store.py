@@ -109,7 +109,7 @@ def _read_many(
     been replaced since the class was made, or in this instance alone, and because anything that
     has the methods of a store has always been accepted as one.
     """
-    from zarr.core._bounded import get_each, read_scope
+    from zarr.core._bounded import get_each, read_watcher
 
     cls = type(store)
     is_store = issubclass(cls, Store)
@@ -118,5 +118,5 @@ def _read_many(
         groups = store.get_many(requests, prototype=prototype)
     else:
         groups = get_each(store.get, requests, prototype=prototype)
-    scope = read_scope.get()
-    return groups if scope is None else scope.watch(groups, len(requests))
+    watcher = read_watcher.get()
+    return groups if watcher is None else watcher.watch(groups, len(requests))

@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar, copy_context
 from itertools import chain, islice
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from zarr.core.config import config
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
-    from zarr.experimental.read_report import ReadScope
 
 type ReadGroup = Sequence[tuple[int, Buffer | None]]
 """What one underlying operation returned: `(index of the request, value)` for each it served."""
@@ -65,27 +64,41 @@ ranges_are_merged: ContextVar[bool] = ContextVar("ranges_are_merged", default=Fa
 """Whether the consumer has merged byte ranges of one key as it was told to (by the configuration of
 an array): a store should not merge them further, except with those of other keys."""
 
-read_scope: ContextVar[ReadScope | None] = ContextVar("read_scope", default=None)
-"""Where to count what is read, if somebody asks for it with `zarr.experimental.read_report`."""
-
 
 class Fetch(NamedTuple):
     """One operation to run, and how many bytes it will return (`None`: not known beforehand).
 
-    In a report it `counts` as a read, unless its bytes are at hand, or it waits for its turn first
-    and then calls what reads through `counted`.
+    To a `ReadWatcher` it is a read, unless its bytes are at hand, or it waits for its turn first and
+    then calls what reads through `watched`.
     """
 
     run: Callable[[], Coroutine[Any, Any, ReadGroup]]
     nbytes: int | None
-    counts: bool = True
+    is_read: bool = True
 
 
-async def counted(run: Callable[[], Coroutine[Any, Any, ReadGroup]]) -> ReadGroup:
-    """Run what a `Fetch` that does not count does when its turn has come: from here on it reads."""
-    scope = read_scope.get()
+class ReadWatcher(Protocol):
+    """Is told what reads ask of stores, if it is the `read_watcher` of the context."""
+
+    def watch(self, groups: AsyncIterator[ReadGroup], requests: int) -> AsyncIterator[ReadGroup]:
+        """Pass on what a `get_many` of so many requests reports."""
+
+    def fetch(self, fetch: Fetch) -> Fetch:
+        """Return an operation that does what `fetch` does."""
+
+    def has_merged(self, nbytes: int, wasted: int) -> None:
+        """Take note that the operation under way has read `nbytes`, so many of them in gaps."""
+
+
+read_watcher: ContextVar[ReadWatcher | None] = ContextVar("read_watcher", default=None)
+"""Follows a read into the event loop, its tasks and its threads."""
+
+
+async def watched(run: Callable[[], Coroutine[Any, Any, ReadGroup]]) -> ReadGroup:
+    """Run what a `Fetch` that is no read does when its turn has come: from here on it reads."""
+    watcher = read_watcher.get()
     fetch = Fetch(run, None)
-    return await (fetch if scope is None else scope.fetch(fetch)).run()
+    return await (fetch if watcher is None else watcher.fetch(fetch)).run()
 
 
 def fetch_limit(backend: int | None = None) -> int:
@@ -279,8 +292,8 @@ async def run_bounded(fetches: Iterable[Fetch], *, limit: int) -> AsyncGenerator
     """
     loop = asyncio.get_running_loop()
     window = _Window(limit, fetch_limit(), expected_nbytes.get(), loop.time())
-    if (scope := read_scope.get()) is not None:
-        fetches = map(scope.fetch, fetches)
+    if (watcher := read_watcher.get()) is not None:
+        fetches = map(watcher.fetch, fetches)
     upcoming = iter(fetches)
     held: dict[asyncio.Task[ReadGroup], int | None] = {}
     done: deque[asyncio.Task[ReadGroup]] = deque()

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from zarr.abc.codec import GetResult
-from zarr.abc.store import RangeByteRequest, Store
-from zarr.core import _coalesce
 from zarr.core._bounded import fetch_limit, flat_task_group
 from zarr.core._chunk_reads import (
     Decoders,
@@ -28,56 +26,29 @@ from zarr.core._chunk_reads import (
     fetch_chunks,
     fetch_many,
 )
+from zarr.core._shard_plan import (
+    INDEX_ENTRY_NBYTES,
+    located_chunks,
+    merged_ranges,
+    plan_shards,
+    shard_windows,
+)
 from zarr.core.buffer import default_buffer_prototype, numpy_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer as NumpyNDBuffer
-from zarr.core.chunk_grids import ChunkGrid
 from zarr.core.chunk_utils import scatter_chunk
-from zarr.core.indexing import get_indexer
-from zarr.storage._common import StorePath
-from zarr.storage._wrapper import WrapperStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
-    from zarr.abc.store import ByteRequest, SuffixByteRequest
     from zarr.codecs.sharding import ShardingCodec, _ShardIndex
     from zarr.core._chunk_reads import ChunkRead
+    from zarr.core._shard_plan import MergedRange, Shard
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, NDBuffer
     from zarr.core.chunk_utils import ChunkTransform
     from zarr.core.indexing import ChunkProjection, SelectorTuple
-
-
-def reads_together(codec: object, batch: Sequence[ChunkRead]) -> bool:
-    """Whether the shards of `batch` may be read together, by `read_shards`.
-
-    They may if they are in one store, with one prototype, and if nobody has another idea of how
-    to read them: a subclass of the codec, or a store that has a `get_ranges` of its own and no
-    `get_many`.
-    """
-    from zarr.codecs.sharding import ShardingCodec
-
-    if type(codec) is not ShardingCodec:
-        return False
-    getter, first, *_ = batch[0]
-    if type(getter) is not StorePath or _has_own_ranges(getter.store):
-        return False
-    return all(
-        type(each) is StorePath and each.store is getter.store and spec.prototype == first.prototype
-        for each, spec, *_ in batch
-    )
-
-
-def _has_own_ranges(store: Store) -> bool:
-    """Whether a store, or one that it forwards `get_ranges` to, has another idea of what it does."""
-    while issubclass(type(store), Store) and "get_ranges" not in vars(store):
-        definer = next(c for c in type(store).__mro__ if "get_ranges" in vars(c))
-        if definer is not WrapperStore:
-            foreign = vars(definer)["get_ranges"].__module__.partition(".")[0] != "zarr"
-            return foreign and vars(definer).get("get_many", Store.get_many) is Store.get_many
-        store = cast("WrapperStore[Store]", store)._store
-    return True
+    from zarr.storage._common import StorePath
 
 
 async def read_shards(
@@ -116,53 +87,7 @@ async def read_shards(
     return complete(reading.results)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """Which inner chunks a selection of a shard touches. Shards that are alike share one."""
-
-    chunk_spec: ArraySpec
-    chunks_per_shard: tuple[int, ...]
-    chunks: list[ChunkProjection]
-    shape: tuple[int, ...]
-    sel_shape: tuple[int, ...] | None
-    whole: bool
-    index: slice  # where the index is, of a shard that is in memory
-    index_range: ByteRequest  # and of one that is in a store
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """One shard of a read."""
-
-    number: int
-    path: str
-    spec: ArraySpec
-    out_selection: SelectorTuple
-    plan: _Plan
-
-
-SHARDS_PLANNED = 256
-"""How many shards are read together."""
-
-NBYTES_PLANNED = 64 << 20
-"""The same in bytes of their indexes, and of the coordinates that their selections amount to."""
-
-INDEX_ENTRY_NBYTES = 16
-"""What an inner chunk takes in the index of its shard."""
-
-COORDINATES_NBYTES = 32
-"""What an element of a selection by arrays of coordinates takes, about."""
-
 type _Scatter = Callable[[Buffer | None, ArraySpec, SelectorTuple, SelectorTuple], GetResult]
-
-
-class _MergedRange(NamedTuple):
-    """A byte range of a shard, and the inner chunks in it: their position in the plan, and where
-    in the shard they begin and end."""
-
-    shard: _Shard
-    byte_range: RangeByteRequest
-    parts: list[tuple[int, int, int]]
 
 
 @dataclass(slots=True)
@@ -182,7 +107,7 @@ class _Target:
 
     def __init__(
         self,
-        shard: _Shard,
+        shard: Shard,
         out: NDBuffer,
         drop_axes: tuple[int, ...],
         results: list[GetResult | None],
@@ -225,7 +150,7 @@ class _Target:
         self._results[self.shard.number] = GetResult(status="present")
 
 
-def _view(out: NDBuffer, shard: _Shard) -> NDBuffer | None:
+def _view(out: NDBuffer, shard: Shard) -> NDBuffer | None:
     """The part of the output that a shard fills, if it can be written to chunk by chunk."""
     selection, plan = shard.out_selection, shard.plan
     if type(selection) is not tuple or not all(type(part) is slice for part in selection):
@@ -272,10 +197,10 @@ class _Reading:
     async def run(self) -> None:
         async with flat_task_group() as self._tasks:
             with self._decoders.started_in(self._tasks):
-                for numbers in _windows(self._codec, self._batch):
-                    await self._fetch(list(_shards(self._codec, self._batch, numbers)))
+                for numbers in shard_windows(self._codec, self._batch):
+                    await self._fetch(list(plan_shards(self._codec, self._batch, numbers)))
 
-    async def _fetch(self, shards: Sequence[_Shard]) -> None:
+    async def _fetch(self, shards: Sequence[Shard]) -> None:
         whole = [shard for shard in shards if shard.plan.whole]
         partly = [shard for shard in shards if not shard.plan.whole]
         async with flat_task_group() as fetching:
@@ -284,7 +209,7 @@ class _Reading:
             if partly:
                 fetching.create_task(self._read_partial(partly))
 
-    async def _read_whole(self, shards: Sequence[_Shard]) -> None:
+    async def _read_whole(self, shards: Sequence[Shard]) -> None:
         async with fetch_chunks([self._batch[shard.number] for shard in shards]) as groups:
             async for group in groups:
                 for number, value in group:
@@ -294,15 +219,17 @@ class _Reading:
                         continue
                     index_bytes = value[shard.plan.index]
                     index = await self._decode_index(index_bytes, shard)
-                    values = [at and value[at[0] : at[1]] for at in _located(index, shard.plan)]
+                    values = [
+                        at and value[at[0] : at[1]] for at in located_chunks(index, shard.plan)
+                    ]
                     await self._deliver(shard, values)
 
-    async def _read_partial(self, shards: Sequence[_Shard]) -> None:
+    async def _read_partial(self, shards: Sequence[Shard]) -> None:
         indexes = await self._read_indexes(shards)
-        ranges: list[_MergedRange] = []
+        ranges: list[MergedRange] = []
         partly: dict[int, _Partly] = {}
         for shard, index in indexes:
-            merged = list(_merged(shard, index))
+            merged = list(merged_ranges(shard, index))
             ranges += merged
             partly[shard.number] = _Partly([None] * len(shard.plan.chunks), len(merged))
             if not merged:
@@ -318,9 +245,9 @@ class _Reading:
             # So does `Store.get_ranges`, which reads of inner chunks went through before.
             raise ExceptionGroup("Inner chunks of shards could not be read.", [error]) from None
 
-    async def _read_indexes(self, shards: Sequence[_Shard]) -> list[tuple[_Shard, _ShardIndex]]:
+    async def _read_indexes(self, shards: Sequence[Shard]) -> list[tuple[Shard, _ShardIndex]]:
         """Read the indexes of shards with one request. A shard that is not there has none."""
-        indexes: list[tuple[_Shard, _ShardIndex]] = []
+        indexes: list[tuple[Shard, _ShardIndex]] = []
         requests = [(shard.path, shard.plan.index_range) for shard in shards]
         largest = INDEX_ENTRY_NBYTES * max(prod(shard.plan.chunks_per_shard) for shard in shards)
         prototype = numpy_buffer_prototype()
@@ -334,12 +261,10 @@ class _Reading:
                         indexes.append((shard, await self._decode_index(value, shard)))
         return indexes
 
-    async def _decode_index(self, value: Buffer, shard: _Shard) -> _ShardIndex:
+    async def _decode_index(self, value: Buffer, shard: Shard) -> _ShardIndex:
         return await self._codec._decode_shard_index(value, shard.plan.chunks_per_shard)
 
-    async def _read_ranges(
-        self, ranges: Sequence[_MergedRange], partly: dict[int, _Partly]
-    ) -> None:
+    async def _read_ranges(self, ranges: Sequence[MergedRange], partly: dict[int, _Partly]) -> None:
         """Read byte ranges of shards with one request, and deliver each shard that is complete."""
         requests = [(merged.shard.path, merged.byte_range) for merged in ranges]
         prototype = self._batch[0][1].prototype
@@ -364,10 +289,10 @@ class _Reading:
                         await self._deliver(shard, of_shard.values)
                     of_shard.values = []
 
-    def _is_missing(self, shard: _Shard) -> None:
+    def _is_missing(self, shard: Shard) -> None:
         self.results[shard.number] = self._scatter(None, shard)
 
-    def _scatter(self, values: NDBuffer | None, shard: _Shard) -> GetResult:
+    def _scatter(self, values: NDBuffer | None, shard: Shard) -> GetResult:
         return scatter_chunk(
             values,
             self._out,
@@ -376,12 +301,12 @@ class _Reading:
             drop_axes=self._drop_axes,
         )
 
-    async def _read_alone(self, shard: _Shard) -> None:
+    async def _read_alone(self, shard: Shard) -> None:
         getter, spec, selection, *_ = self._batch[shard.number]
         values = await self._codec._decode_partial_single(getter, selection, spec)
         self.results[shard.number] = self._scatter(values, shard)
 
-    async def _deliver(self, shard: _Shard, values: Sequence[Buffer | None]) -> None:
+    async def _deliver(self, shard: Shard, values: Sequence[Buffer | None]) -> None:
         """Have the inner chunks of a shard decoded, and written to the output."""
         chunks = shard.plan.chunks
         transform = self._transform_of(shard.spec)
@@ -400,7 +325,7 @@ class _Reading:
         self._decoders.put(list(enumerate(values, first)))
         await self._decoders.room()
 
-    async def _decode_by_pipeline(self, shard: _Shard, values: Sequence[Buffer | None]) -> None:
+    async def _decode_by_pipeline(self, shard: Shard, values: Sequence[Buffer | None]) -> None:
         """Decode the inner chunks of a shard as a codec asks for that has its own idea of it."""
         from zarr.codecs.sharding import _ShardingByteGetter
 
@@ -424,97 +349,3 @@ def _decode(jobs: dict[int, _Job], number: int, value: Buffer | None) -> None:
     scatter(value, target.shard.plan.chunk_spec, *selections)
     del jobs[number]
     target.chunk_written()
-
-
-def _windows(codec: ShardingCodec, batch: Sequence[ChunkRead]) -> Iterator[list[int]]:
-    """Part a read into shards that are read together: what they need to be planned has to fit."""
-    window: list[int] = []
-    held = 0
-    for number, (_, spec, selection, *_) in enumerate(batch):
-        needed = INDEX_ENTRY_NBYTES * prod(codec._get_chunks_per_shard(spec))
-        parts = selection if isinstance(selection, tuple) else (selection,)
-        arrays = [part for part in parts if isinstance(part, np.ndarray)]
-        if arrays:
-            # `get_indexer` makes arrays of coordinates of them, and the shard is read into another.
-            needed += COORDINATES_NBYTES * prod(np.broadcast_shapes(*(a.shape for a in arrays)))
-        if window and (held + needed > NBYTES_PLANNED or len(window) == SHARDS_PLANNED):
-            yield window
-            window, held = [], 0
-        window.append(number)
-        held += needed
-    yield window
-
-
-def _shards(
-    codec: ShardingCodec, batch: Sequence[ChunkRead], numbers: Iterable[int]
-) -> Iterator[_Shard]:
-    """Plan the read of shards of `batch`."""
-    plans: dict[tuple[object, ...], _Plan] = {}
-    indexes: dict[tuple[int, ...], RangeByteRequest | SuffixByteRequest] = {}
-    for number in numbers:
-        getter, spec, selection, out_selection, _ = batch[number]
-        alike: tuple[object, ...] = (number,)
-        if type(selection) is tuple and all(type(part) is slice for part in selection):
-            slices = cast("tuple[slice, ...]", selection)
-            alike = (id(spec), *((part.start, part.stop, part.step) for part in slices))
-        if alike not in plans:
-            per_shard = codec._get_chunks_per_shard(spec)
-            if per_shard not in indexes:
-                indexes[per_shard] = codec._shard_index_byte_range(per_shard)
-            plans[alike] = _plan(codec, selection, spec, indexes[per_shard])
-        path = cast("StorePath", getter).path
-        yield _Shard(number, path, spec, out_selection, plans[alike])
-
-
-def _plan(
-    codec: ShardingCodec,
-    selection: SelectorTuple,
-    spec: ArraySpec,
-    index: RangeByteRequest | SuffixByteRequest,
-) -> _Plan:
-    grid = ChunkGrid.from_sizes(spec.shape, codec.chunk_shape)
-    indexer = get_indexer(selection, shape=spec.shape, chunk_grid=grid)
-    chunks = list(indexer)
-    coords = {coords for coords, *_ in chunks}
-    per_shard = codec._get_chunks_per_shard(spec)
-    return _Plan(
-        chunk_spec=codec._get_chunk_spec(spec),
-        chunks_per_shard=per_shard,
-        chunks=chunks,
-        shape=indexer.shape,
-        sel_shape=getattr(indexer, "sel_shape", None),
-        whole=codec._is_total_shard(coords, per_shard),
-        index=(
-            slice(index.start, index.end)
-            if isinstance(index, RangeByteRequest)
-            else slice(-index.suffix, None)
-        ),
-        index_range=index,
-    )
-
-
-def _located(index: _ShardIndex, plan: _Plan) -> Iterator[tuple[int, int] | None]:
-    """Where in its shard each of many inner chunks lies, `None` for those that are missing."""
-    coords = np.array([coords for coords, *_ in plan.chunks], dtype=np.int64)
-    coords = coords.reshape(len(plan.chunks), len(plan.chunks_per_shard))
-    starts, ends, present = index.get_chunk_slices_vectorized(coords)
-    # An offset that says "missing" with a length that does not is a fault, not a missing chunk.
-    there = present | (ends - starts != starts)
-    for start, end, is_there in zip(starts.tolist(), ends.tolist(), there.tolist(), strict=True):
-        yield (start, end) if is_there else None
-
-
-def _merged(shard: _Shard, index: _ShardIndex) -> Iterator[_MergedRange]:
-    """The byte ranges to read of a shard, merged as the array's configuration says."""
-    found = (index.get_chunk_slice(coords) for coords, *_ in shard.plan.chunks)
-    located = {number: at for number, at in enumerate(found) if at is not None}
-    positions = list(located)
-    groups, _ = _coalesce.coalesce_ranges(
-        [RangeByteRequest(*at) for at in located.values()],
-        max_gap_bytes=shard.spec.config.sharding_coalesce_max_gap_bytes,
-        max_coalesced_bytes=shard.spec.config.sharding_coalesce_max_bytes,
-    )
-    for group in groups:
-        start, end = group[0][1].start, max(at.end for _, at in group)
-        parts = [(positions[number], at.start, at.end) for number, at in group]
-        yield _MergedRange(shard, RangeByteRequest(start, end), parts)

@@ -130,8 +130,8 @@ class BatchedCodecPipeline:
         batch = list(batch_info)
         if not batch:
             return ()
-        # Local import: zarr.core._shard_reads imports zarr.storage, which leads back here.
-        from zarr.core._shard_reads import reads_together
+        # Local import: zarr.core._shard_plan imports zarr.storage, which leads back here.
+        from zarr.core._shard_plan import reads_together
 
         codec = self.array_bytes_codec
         own = any(_overrides(self, method) for method in ("read_batch", "decode_partial_batch"))
@@ -170,7 +170,7 @@ class FusedCodecPipeline:
         drop_axes: tuple[int, ...] = (),
     ) -> tuple[GetResult, ...]:
         from zarr.abc.store import SyncByteGetter
-        from zarr.core._shard_reads import reads_together
+        from zarr.core._shard_plan import reads_together
 
         batch = list(batch_info)
         if not batch:

@@ -2,9 +2,8 @@
 
 A `ReadReport` holds the figures, and `report_reads` fills one. The counting is done in scopes,
 which nest as reads do: a report's block, a `get_many` in it, an operation of that `get_many`. The
-scope of the code that runs is in `zarr.core._bounded.read_scope`, a context variable, so that it
-follows a read into the event loop, its tasks and its threads. Without a report there is none, and
-nothing is counted.
+scope of the code that runs is in `zarr.core._bounded.read_watcher`, a context variable. Without a
+report there is none, and nothing is counted.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from zarr.core._bounded import Fetch, closing_groups, read_scope
+from zarr.core._bounded import Fetch, closing_groups, read_watcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -141,18 +140,18 @@ def report_reads() -> Iterator[ReadReport]:
     (4, 1, 3)
     """
     report = ReadReport()
-    enclosing = read_scope.get()
+    enclosing = read_watcher.get()
     reports = [report]
     # A store that reports on reads of its own, in the middle of one of zarr's, begins anew.
-    if enclosing is not None and enclosing.parent is None:
+    if isinstance(enclosing, ReadScope) and enclosing.parent is None:
         reports.extend(enclosing.reports)
-    token = read_scope.set(ReadScope(reports))
+    token = read_watcher.set(ReadScope(reports))
     began = perf_counter()
     try:
         yield report
     finally:
         report.seconds = perf_counter() - began
-        read_scope.reset(token)
+        read_watcher.reset(token)
 
 
 class ReadScope:
@@ -204,7 +203,7 @@ class ReadScope:
         if self.parent is None:  # not within a `get_many`
             return fetch
         self._leave_to_inner()
-        if not fetch.counts:
+        if not fetch.is_read:
             return fetch
         return Fetch(partial(self._run_operation, fetch.run), fetch.nbytes)
 
@@ -223,7 +222,7 @@ class ReadScope:
 
     async def _run[T](self, function: Callable[[], Awaitable[T]]) -> T:
         """Run one step in this scope. If it fails, it was a read nonetheless."""
-        token = read_scope.set(self)
+        token = read_watcher.set(self)
         try:
             return await function()
         except BaseException:
@@ -232,7 +231,7 @@ class ReadScope:
         finally:
             # A read that was abandoned with its event loop is closed in another context.
             with suppress(ValueError):
-                read_scope.reset(token)
+                read_watcher.reset(token)
 
     def _begin(self) -> ReadScope:
         """Begin a scope within this one."""

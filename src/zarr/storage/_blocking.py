@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core._bounded import (
     Fetch,
-    counted,
     fetch_limit,
     run_bounded,
     run_in_thread,
     split_requests,
+    watched,
 )
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from zarr.core._bounded import ReadGroup
     from zarr.core.buffer import Buffer
 
-SHARE = 64
+SHARE = 128
 """Requests that a thread serves at most before it hands over what it has."""
 
-SHARE_BYTES = 1 << 20
+SHARE_BYTES = 2 << 20
 """The same in bytes: a thread goes on until it holds so many, or more."""
 
 SHARE_SECONDS = 0.004
@@ -124,7 +124,7 @@ async def get_in_threads(
 
     async def run() -> ReadGroup:
         async with slots:
-            return await counted(read_share) if pending else ()
+            return await watched(read_share) if pending else ()
 
     async def read_share() -> ReadGroup:
         nonlocal waits_for_storage
@@ -139,7 +139,7 @@ async def get_in_threads(
                 slots.release()
         return share
 
-    fetches = (Fetch(run, None, counts=False) for _ in iter(pending.__len__, 0))
+    fetches = (Fetch(run, None, is_read=False) for _ in iter(pending.__len__, 0))
     async with aclosing(run_bounded(fetches, limit=limit)) as groups:
         async for group in groups:
             if group:

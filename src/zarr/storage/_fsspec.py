@@ -11,7 +11,7 @@ from zarr.core._bounded import (
     Fetch,
     fetch_limit,
     ranges_are_merged,
-    read_scope,
+    read_watcher,
     run_bounded,
     split_requests,
 )
@@ -94,7 +94,7 @@ class FsspecStore:
                 else:
                     located[index] = at
             if at_hand:
-                yield Fetch(partial(_hand_over, at_hand), 0, counts=False)
+                yield Fetch(partial(_hand_over, at_hand), 0, is_read=False)
             spans = (
                 Span(index, (id(at.fs), at.path), at.start, at.end) for index, at in located.items()
             )
@@ -155,8 +155,8 @@ class FsspecStore:
                 raise
             data = b""  # the first range starts beyond the end, so all of them do
         if len(data) == at.nbytes:
-            if (scope := read_scope.get()) is not None:
-                scope.has_merged(len(data), in_gaps(parts))
+            if (watcher := read_watcher.get()) is not None:
+                watcher.has_merged(len(data), in_gaps(parts))
             return [(i, prototype.buffer.from_bytes(data[a:b])) for i, a, b in parts]
         if len(data) > (at.nbytes or 0):
             await self._check_length(at, len(data))

@@ -22,12 +22,25 @@ if TYPE_CHECKING:
 
     from zarr.core._bounded import ReadGroup
 
-REQUESTS_AT_ONCE = 100
-"""How many objects are read at once where `async.concurrency` is at its default: obstore has no
-limit of its own, and this is the size of aiohttp's connection pool."""
+REQUESTS_AT_ONCE = 256
+"""How many objects are read at once where `async.concurrency` is at its default, if the process may
+open as many files. obstore has no limit of its own; Icechunk, which reads through the same Rust
+library, allows as many (`max_concurrent_requests`)."""
 
 REQUESTS_PLANNED_AT_ONCE = 4096
 """How many requests are considered together. Ranges are not merged across."""
+
+
+def _requests_at_once() -> int:
+    """`REQUESTS_AT_ONCE`, or a quarter of the files that the process may open: each request has one."""
+    try:
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+    except ImportError:  # Windows has no such limit
+        return REQUESTS_AT_ONCE
+    files = getrlimit(RLIMIT_NOFILE)[0]
+    if files == RLIM_INFINITY:
+        return REQUESTS_AT_ONCE
+    return max(fetch_limit(), min(REQUESTS_AT_ONCE, files // 4))
 
 
 class ObjectStore:
@@ -41,12 +54,12 @@ class ObjectStore:
         """Read many objects, or byte ranges of objects.
 
         Ranges of one object that lie close together are handed to obstore in one call, which
-        merges them. Everything else is read as `get` reads it. A hundred calls are in flight at
+        merges them. Everything else is read as `get` reads it. Up to 256 calls are in flight at
         once unless `async.concurrency` is set. See `Store.get_many` for the parameters, what is
         yielded, and the errors.
         """
         fetches = self._plan_fetches(requests, prototype)
-        limit = fetch_limit(REQUESTS_AT_ONCE)
+        limit = fetch_limit(_requests_at_once())
         async with aclosing(run_bounded(fetches, limit=limit)) as groups:
             async for group in groups:
                 yield group
