@@ -21,8 +21,7 @@ from tools.stack import rebase as rebasing
 from tools.stack.cut import Stack
 from tools.stack.diffstat import measure
 from tools.stack.manifest import NAME, load
-from tools.stack.repository import Identity
-from tools.stack.verify import Verification, environment_for, table
+from tools.stack.verify import prepare, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,22 +65,13 @@ def export(project: Project, options: argparse.Namespace) -> None:
 def verify(project: Project, options: argparse.Namespace) -> int:
     """Try each branch by itself: installed from source, linted and tested as upstream does it."""
     checkout, base = _checkout(project, options)
-    who = Identity("zarr", "zarr@localhost", checkout.date(base))
-    made = branches.commits(project, checkout, base, who)
-    names = [branch.pull_request.branch for branch in made]
-    if options.branch:
-        names = [names[load(project.root / NAME).number(name)] for name in options.branch]
-    version = options.release or project.pinned
-    verification = Verification(
-        project,
-        checkout,
-        made,
-        environment_for(project),
-        _folder(project) / "verify",
-        version,
-        compare=base == checkout.asks("rev-parse", f"v{project.pinned}^{{commit}}"),
-        suite=options.suite,
+    verification = prepare(
+        project, checkout, base, options.release or project.pinned, suite=options.suite
     )
+    names = [branch.pull_request.branch for branch in verification.made]
+    if options.branch:
+        manifest = load(project.root / NAME)
+        names = [names[manifest.number(name)] for name in options.branch]
     verdicts = verification.run(names)
     print("\n".join(["", *table(verification, verdicts)]))
     return not all(verdict.good for verdict in verdicts)

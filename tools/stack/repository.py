@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from tools.overlay.project import Project
 
 _AUTHOR = re.compile(r"(?P<name>[^<>\n]*[^<>\s]) <(?P<email>[^<>\s]+)>")
-_RELEASED = {"name": "zarr-python", "email": "zarr@localhost", "date": "1000000000 +0000"}
+_NOBODY = ("zarr-python", "zarr@localhost")
+_RELEASED = "1000000000 +0000"
+"""The date of what is made of a source distribution."""
+
 _UNPACKED_ONLY = ("PKG-INFO",)
 """What an unpacked source distribution has and a checkout has not."""
 
@@ -209,6 +212,10 @@ class Repository:
             raise StackError([Problem("--author", what, remedy)])
         return Identity(match["name"], match["email"], date)
 
+    def nobody(self, base: str) -> Identity:
+        """Return who makes commits that are not for sending, at the time of a commit."""
+        return Identity(*_NOBODY, self.date(base))
+
     @contextmanager
     def index(self, commit: str) -> Iterator[dict[str, str]]:
         """Give the environment in which git has an index of its own, with what a commit holds."""
@@ -310,7 +317,7 @@ def of_folder(source: Path, version: str, into: Path) -> Repository:
         shutil.copytree(source, new.path, ignore=ignore)
         new.git("init", "--quiet", "--initial-branch=main")
         new.git("add", "--all")
-        who = Identity(**_RELEASED).variables()
+        who = Identity(*_NOBODY, _RELEASED).variables()
         message = f"zarr {version}, as in its source distribution\n".encode()
         commit = new.git("commit-tree", new.git("write-tree"), stdin=message, env=who)
         new.git("update-ref", "refs/heads/main", commit)

@@ -223,8 +223,9 @@ class Verification:
 
     def _apply(self, branch: Branch, patch: Path) -> list[str]:
         """Apply the next patch, and compare what comes of it."""
-        who = ("-c", "user.name=zarr-python", "-c", "user.email=zarr@localhost")
-        if self.patched.asks(*who, "am", "--quiet", str(patch)) is None:
+        who = self.repository.nobody(self.base)
+        as_them = ("-c", f"user.name={who.name}", "-c", f"user.email={who.email}")
+        if self.patched.asks(*as_them, "am", "--quiet", str(patch)) is None:
             self.patched.asks("am", "--abort")
             return [f"`git am` does not apply {patch.name}"]
         meant = self.repository.git("rev-parse", f"{branch.commit}^{{tree}}")
@@ -396,6 +397,45 @@ def _is_test(path: str) -> bool:
 def _last(log: Path, count: int = 15) -> list[str]:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return [f"   {line}" for line in lines[-count:]]
+
+
+def prepare(
+    project: Project, repository: Repository, base: str, version: str, *, suite: bool = False
+) -> Verification:
+    """Make the commits, and the environment in which they are verified.
+
+    Parameters
+    ----------
+    project : Project
+        The fork.
+    repository : Repository
+        A checkout of zarr-python.
+    base : str
+        The commit to start from.
+    version : str
+        The release that the base is of.
+    suite : bool
+        Whether to run upstream's whole suite at the tip.
+
+    Returns
+    -------
+    Verification
+        The run, which has yet to be started.
+
+    Raises
+    ------
+    OverlayError
+        If the overlay does not fit the base.
+    SetupError
+        If something cannot be installed.
+    """
+    made = branches.commits(project, repository, base, repository.nobody(base))
+    folder = project.root / "build" / "stack" / "verify"
+    compare = base == repository.asks("rev-parse", f"v{project.pinned}^{{commit}}")
+    environment = environment_for(project)
+    return Verification(
+        project, repository, made, environment, folder, version, compare=compare, suite=suite
+    )
 
 
 def table(verification: Verification, verdicts: Sequence[Verdict]) -> list[str]:
