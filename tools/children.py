@@ -60,6 +60,48 @@ def run(
             _end(child)
 
 
+def together(
+    commands: Mapping[Path, Sequence[str | Path]], *, cwd: Path, env: Mapping[str, str]
+) -> dict[Path, int]:
+    """Run programs at the same time, each to its end, with no input.
+
+    As with `run`, nothing of them is left when this returns or is interrupted.
+
+    Parameters
+    ----------
+    commands : Mapping
+        By a file for all that it prints, each program with its arguments.
+    cwd : Path
+        The folder to run them in.
+    env : Mapping
+        Their environment.
+
+    Returns
+    -------
+    dict
+        By the same files, their exit statuses.
+    """
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for log, command in commands.items():
+            with log.open("wb") as output:
+                running.append(
+                    subprocess.Popen(
+                        [str(part) for part in command],
+                        cwd=cwd,
+                        env=env,
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        process_group=0,
+                    )
+                )
+        return {log: child.wait() for log, child in zip(commands, running, strict=True)}
+    finally:
+        for child in running:
+            _end(child)
+
+
 def _end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGINT)

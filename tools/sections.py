@@ -13,6 +13,8 @@ from tools.outcomes import Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
 from tools.selection import UPSTREAM, parse
+from tools.stack import branches, check, repository, verify
+from tools.stack.cut import Stack
 from tools.test import SECTIONS
 from tools.trial import Report, Trial
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from tools.environment import Environment
 
 OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
+OTHER_RELEASE = "3.4.0"
+"""A release beside the pinned one on which the stack must build."""
 PROVENANCE = ROOT.parent / "shared" / "tools" / "provenance.py"
 
 
@@ -179,6 +183,25 @@ def docs(trial: Trial, report: Report) -> None:
     _tell_failures(report, outcomes)
 
 
+def stack(trial: Trial, report: Report) -> None:
+    """Cut the overlay into pull requests, make the branches, and try each of them."""
+    project = trial.project
+    cut = Stack(project, trial.sdist)
+    print("\n".join([*check.table(cut, check.check(cut)), ""]), flush=True)
+    for version in (OTHER_RELEASE, project.pinned):
+        checkout = repository.of_release(project, version, BUILD / "stack")
+        base = checkout.commit(f"v{version}")
+        made = branches.commits(project, checkout, base, checkout.nobody(base))
+        branches.build(checkout, made, force=True)
+        report.notes.append(f"{len(made)} branches on zarr {version}")
+    verification = verify.prepare(project, checkout, base, project.pinned)
+    verdicts = verification.run([branch.pull_request.branch for branch in verification.made])
+    print("\n".join(["", *verify.table(verification, verdicts)]), flush=True)
+    report.counts = total(verdict.counts for verdict in verdicts)
+    if wrong := [f"{v.branch}: {v.wrong[0]}" for v in verdicts if not v.good]:
+        report.fail(*wrong)
+
+
 def provenance(trial: Trial, report: Report) -> None:
     """Look for text of upstream's in this repository."""
     trial.check(report, "text of upstream's", PROVENANCE, trial.sdist, "--repo", ROOT)
@@ -191,6 +214,7 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
     "tools": tools,
     "upstream": upstream,
     "docs": docs,
+    "stack": stack,
     "provenance": provenance,
 }
 

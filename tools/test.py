@@ -22,6 +22,7 @@ SECTIONS = {
     "tools": "the tests of tools/ and bench/",
     "upstream": "upstream's suite on the installed fork, compared with the release",
     "docs": "the examples in upstream's documentation and docstrings",
+    "stack": "the branches for upstream: made on two releases, each installed and tested by itself",
     "provenance": "that nothing here repeats upstream's text, where the tool for that is at hand",
 }
 

@@ -243,6 +243,7 @@ def _place(
     targets |= {name: piece for piece, _ in new for name in piece.names}
     followers: dict[Piece, list[Piece]] = {}
     last: list[Piece] = []
+    lost: list[Piece] = []
     for piece, after in new:
         piece.fresh = True
         name = prefix + piece.name
@@ -251,6 +252,7 @@ def _place(
         elif target := targets.get(after):
             followers.setdefault(target, []).append(piece)
         else:
+            lost.append(piece)
             log.problem(
                 name,
                 f"its marker names `{after}`, which neither upstream nor the overlay defines here",
@@ -263,6 +265,9 @@ def _place(
             yield from chain(follower)
 
     placed = [follower for piece in (*merged, *last) for follower in chain(piece)]
+    # What follows a definition that has no place has none either, and that is told already.
+    for piece in lost:
+        list(chain(piece))
     for piece in (piece for stranded in followers.values() for piece in stranded):
         log.problem(
             prefix + piece.name,

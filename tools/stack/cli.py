@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +17,14 @@ from tools.overlay.problems import OverlayError
 from tools.overlay.project import ROOT, Project
 from tools.stack import branches, repository
 from tools.stack import check as checks
+from tools.stack import rebase as rebasing
 from tools.stack.cut import Stack
 from tools.stack.diffstat import measure
+from tools.stack.manifest import NAME, load
+from tools.stack.verify import prepare, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tools.stack.branches import Branch
     from tools.stack.repository import Repository
@@ -54,6 +60,39 @@ def export(project: Project, options: argparse.Namespace) -> None:
     into = options.into or _folder(project) / "patches"
     force = options.force or options.into is None
     print("\n".join(map(str, branches.export(checkout, made, into, force=force))))
+
+
+def verify(project: Project, options: argparse.Namespace) -> int:
+    """Try each branch by itself: installed from source, linted and tested as upstream does it."""
+    checkout, base = _checkout(project, options)
+    verification = prepare(
+        project, checkout, base, options.release or project.pinned, suite=options.suite
+    )
+    names = [branch.pull_request.branch for branch in verification.made]
+    if options.branch:
+        manifest = load(project.root / NAME)
+        names = [names[manifest.number(name)] for name in options.branch]
+    verdicts = verification.run(names)
+    print("\n".join(["", *table(verification, verdicts)]))
+    return not all(verdict.good for verdict in verdicts)
+
+
+def rebase(project: Project, options: argparse.Namespace) -> int:
+    """Tell what another release means for the overlay; with --accept, pin the fork to it."""
+    version = options.version
+    old = suite.unpacked(project)
+    sdist = upstream.fetch(version, "sdist", project.downloads)
+    new = upstream.unpack(sdist, project.downloads)
+    report = rebasing.compare(Stack(project, old), old, new, version)
+    print("\n".join(rebasing.lines(report)))
+    if options.accept:
+        wheel = upstream.fetch(version, "wheel", project.downloads)
+        digests = {"sdist": upstream.digest(sdist), "wheel": upstream.digest(wheel)}
+        found = upstream.at(new, unpack_into=project.downloads)
+        rebasing.accept(project, report, found, digests)
+        print(f"\nthe fork is pinned to zarr {version}")
+        return 0
+    return bool(report.findings)
 
 
 def _stack(project: Project, options: argparse.Namespace) -> Stack:
@@ -115,6 +154,9 @@ def _with_base(parser: argparse.ArgumentParser) -> None:
         metavar="REF",
         help="the commit, tag or branch to start from; the tag of the release if left out",
     )
+
+
+def _with_author(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--author",
         metavar="AUTHOR",
@@ -125,6 +167,28 @@ def _with_base(parser: argparse.ArgumentParser) -> None:
         metavar="DATE",
         help="the date of the commits; that of the base if left out, so that building twice gives the "
         "same commits",
+    )
+
+
+def _with_branches(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--branch",
+        action="append",
+        metavar="NAME",
+        help="verify this one alone; may be given more than once",
+    )
+    parser.add_argument(
+        "--suite", action="store_true", help="run upstream's whole suite at the tip too"
+    )
+
+
+def _with_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", metavar="VERSION", help="the release, 3.5.0")
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="write the release into pyproject.toml and its fingerprints into overlay.lock, once all "
+        "applies and what drifted has been carried over",
     )
 
 
@@ -143,11 +207,30 @@ def _with_into(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let a signal that ends this program end what it has started first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, lambda number, _: sys.exit(128 + number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 _COMMANDS: dict[str, tuple[Command, tuple[Callable[[argparse.ArgumentParser], None], ...]]] = {
     "show": (show, (_with_upstream,)),
     "check": (check, (_with_upstream,)),
-    "build": (build, (_with_base, _with_force)),
-    "export": (export, (_with_base, _with_into, _with_force)),
+    "build": (build, (_with_base, _with_author, _with_force)),
+    "export": (export, (_with_base, _with_author, _with_into, _with_force)),
+    "rebase": (rebase, (_with_version,)),
+    "verify": (verify, (_with_base, _with_branches)),
 }
 
 
@@ -178,7 +261,8 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
             extra(sub)
     options = parser.parse_args(arguments)
     try:
-        return options.command(Project(root), options) or 0
+        with _ended_in_order():
+            return options.command(Project(root), options) or 0
     except (OverlayError, SetupError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 KINDS = {"src": "src/", "tests": "tests/", "docs": "docs/", "changes": "changes/"}
 
@@ -66,18 +66,19 @@ def measure(diff: Mapping[str, tuple[bytes | None, bytes]]) -> Diffstat:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return Diffstat(_parsed(done.stdout))
+    return Diffstat({path.partition("/")[2]: lines for path, lines in _parsed(done.stdout)})
 
 
-def _parsed(output: str) -> dict[str, Lines]:
-    """Read counts and paths: of a file that is on both sides, and of one that is new."""
+def parse(output: str) -> Diffstat:
+    """Read what `git diff --numstat -z` printed."""
+    return Diffstat(dict(_parsed(output)))
+
+
+def _parsed(output: str) -> Iterator[tuple[str, Lines]]:
+    """Yield paths and counts: of a file that is on both sides, and of one that is new."""
     fields = output.split("\0")
-    found: dict[str, Lines] = {}
     while len(fields) > 1:
         added, removed, path = fields.pop(0).split("\t")
         if not path:
             _, path = fields.pop(0), fields.pop(0)
-        found[path.partition("/")[2]] = Lines(
-            *(int(n) if n.isdecimal() else 0 for n in (added, removed))
-        )
-    return found
+        yield path, Lines(*(int(n) if n.isdecimal() else 0 for n in (added, removed)))

@@ -8,7 +8,7 @@ from tools.overlay.problems import Problem
 from tools.stack.manifest import NAME, StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from tools.stack.leaves import Leaf
     from tools.stack.manifest import Manifest
@@ -40,6 +40,7 @@ def assign(manifest: Manifest, leaves: Iterable[Leaf]) -> dict[Leaf, int]:
     waiting = dict.fromkeys([*claimed, *manifest.own])
     known: set[str] = set()
     owners: dict[Leaf, int] = {}
+    homeless: list[Leaf] = []
     for leaf in leaves:
         known.update(leaf.selectors())
         if leaf.path in manifest.own:
@@ -47,12 +48,11 @@ def assign(manifest: Manifest, leaves: Iterable[Leaf]) -> dict[Leaf, int]:
             continue
         selector = next((s for s in leaf.selectors() if s in claimed), None)
         if selector is None:
-            problems.append(
-                Problem(str(leaf), "belongs to no pull request", f"name it, or its file, in {NAME}")
-            )
+            homeless.append(leaf)
             continue
         waiting.pop(selector, None)
         owners[leaf] = claimed[selector]
+    problems += _homeless(homeless, {leaf.path for leaf in owners})
     for selector in waiting:
         where = manifest.pull_requests[claimed[selector]].branch if selector in claimed else "own"
         problems.append(
@@ -87,6 +87,18 @@ def _claims(manifest: Manifest, problems: list[Problem]) -> dict[str, int]:
                 )
             claimed.setdefault(selector, index)
     return claimed
+
+
+def _homeless(leaves: Sequence[Leaf], paths: Collection[str]) -> Iterable[Problem]:
+    """Report what belongs to no pull request: a file, a class or a section as one."""
+    names = {(leaf.path, leaf.name) for leaf in leaves}
+    told = [
+        str(leaf) if leaf.path in paths else leaf.path
+        for leaf in leaves
+        if leaf.path not in paths or not any((leaf.path, name) in names for name in leaf.above)
+    ]
+    for name in dict.fromkeys(told):
+        yield Problem(name, "belongs to no pull request", f"name it, or its file, in {NAME}")
 
 
 def _too_early(manifest: Manifest, owners: Mapping[Leaf, int]) -> Iterable[Problem]:

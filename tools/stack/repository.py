@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from tools.overlay.project import Project
 
 _AUTHOR = re.compile(r"(?P<name>[^<>\n]*[^<>\s]) <(?P<email>[^<>\s]+)>")
-_RELEASED = {"name": "zarr-python", "email": "zarr@localhost", "date": "1000000000 +0000"}
+_NOBODY = ("zarr-python", "zarr@localhost")
+_RELEASED = "1000000000 +0000"
+"""The date of what is made of a source distribution."""
+
 _UNPACKED_ONLY = ("PKG-INFO",)
 """What an unpacked source distribution has and a checkout has not."""
 
@@ -167,7 +170,11 @@ class Repository:
         listed = self.git(
             "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads"
         )
-        return dict(line.rsplit(" ", 1) for line in listed.splitlines())  # type: ignore[misc]
+        return dict(line.rsplit(" ", 1) for line in listed.splitlines())
+
+    def date(self, commit: str) -> str:
+        """Return when a commit was made, as git reads it."""
+        return "@" + self.git("show", "--no-patch", "--format=%cd", "--date=raw", commit)
 
     def identity(self, *, base: str, author: str | None, date: str | None) -> Identity:
         """Find out who makes the commits, and when.
@@ -191,7 +198,7 @@ class Repository:
         StackError
             If the author is not written so, or git knows no user.
         """
-        date = date or self.git("show", "--no-patch", "--format=%cd", "--date=raw", base)
+        date = date or self.date(base)
         if author is None:
             name, email = (self.asks("config", f"user.{part}") for part in ("name", "email"))
             if not name or not email:
@@ -204,6 +211,10 @@ class Repository:
             what, remedy = f"`{author}` is no author", "write `Name <name@example.org>`"
             raise StackError([Problem("--author", what, remedy)])
         return Identity(match["name"], match["email"], date)
+
+    def nobody(self, base: str) -> Identity:
+        """Return who makes commits that are not for sending, at the time of a commit."""
+        return Identity(*_NOBODY, self.date(base))
 
     @contextmanager
     def index(self, commit: str) -> Iterator[dict[str, str]]:
@@ -306,7 +317,7 @@ def of_folder(source: Path, version: str, into: Path) -> Repository:
         shutil.copytree(source, new.path, ignore=ignore)
         new.git("init", "--quiet", "--initial-branch=main")
         new.git("add", "--all")
-        who = Identity(**_RELEASED).variables()
+        who = Identity(*_NOBODY, _RELEASED).variables()
         message = f"zarr {version}, as in its source distribution\n".encode()
         commit = new.git("commit-tree", new.git("write-tree"), stdin=message, env=who)
         new.git("update-ref", "refs/heads/main", commit)

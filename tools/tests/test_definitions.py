@@ -329,6 +329,10 @@ class TestRefused:
         [
             ("# overlay: after nowhere\ndef new(): ...\n", "`nowhere`"),
             ("# overlay: after Store.get\ndef new(): ...\n", "`Store.get`"),
+            (
+                "# overlay: after nowhere\ndef new(): ...\n# overlay: after new\ndef newer(): ...\n",
+                "`nowhere`",
+            ),
             ("# overlay: before first\ndef new(): ...\n", "`# overlay: before first`"),
             ("# overlay: after\ndef new(): ...\n", "says nothing known"),
             ("# overlay: after first\n# overlay: after second\ndef new(): ...\n", "two markers"),

@@ -259,10 +259,19 @@ def test_own_files_belong_to_none() -> None:
     assert set(owners(["zarr/s.py"], own=("docs/a.md",)).values()) == {0}
 
 
+def test_what_belongs_to_none_is_told_once() -> None:
+    with pytest.raises(StackError) as caught:
+        owners(["zarr/s.py::c"])
+    assert [problem.where for problem in caught.value.problems] == [
+        *("src/zarr/s.py::Store", "src/zarr/s.py::F", "docs/a.md"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("named", "own", "where", "what"),
     [
-        ([["zarr/s.py"]], (), "docs/a.md#One", "belongs to no pull request"),
+        ([["zarr/s.py"]], (), "docs/a.md", "belongs to no pull request"),
+        ([["zarr/s.py", "docs/a.md#One"]], (), "docs/a.md#Two", "belongs to no pull request"),
         ([["zarr/s.py::Store"]], ("docs/a.md",), "src/zarr/s.py::F", "belongs to no"),
         (
             [["zarr/s.py", "docs/a.md"], ["zarr/s.py"]],
