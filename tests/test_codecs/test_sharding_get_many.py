@@ -157,7 +157,7 @@ def sharded(
     store: Any, count: int = 3, *, gap: int = 0, codec: ShardingCodec = CODEC, **kwargs: Any
 ) -> tuple[zarr.Array[Any], npt.NDArray[Any]]:
     """An array of `count` shards, and what is in it."""
-    settings = {"sharding_coalesce_max_gap_bytes": gap, **kwargs}
+    coalescing = {"sharding_coalesce_max_gap_bytes": gap, **kwargs}
     data = np.arange(count * SHARD, dtype="int32")
     array = zarr.create_array(
         store,
@@ -167,7 +167,7 @@ def sharded(
         fill_value=-1,
         serializer=codec,
         compressors=None,
-        config=settings,  # type: ignore[arg-type]
+        config=coalescing,  # type: ignore[arg-type]
     )
     array[...] = data
     store.gets = []
