@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(slots=True)
@@ -45,9 +49,11 @@ class _Visitor(ast.NodeVisitor):
         self._found = found
         self._postponed = postponed
         self._names = found.at_runtime
+        self._local: set[str] = set()
 
     def visit_Name(self, node: ast.Name) -> None:
-        self._names.add(node.id)
+        if node.id not in self._local:
+            self._names.add(node.id)
 
     def visit_arg(self, node: ast.arg) -> None:
         self._annotation(node.annotation)
@@ -58,6 +64,12 @@ class _Visitor(ast.NodeVisitor):
                 self._annotation(value)
             elif name == "type_params":
                 self._typing(*value)
+            elif name == "body":
+                # What a function imports for itself is not what its module imports.
+                before = self._local
+                self._local = before | set(_imported(node))
+                self._visit_all(value)
+                self._local = before
             else:
                 self._visit_all(value)
 
@@ -114,3 +126,11 @@ class _Visitor(ast.NodeVisitor):
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, ast.AST):
                 self.visit(item)
+
+
+def _imported(function: ast.AST) -> Iterator[str]:
+    """Yield the names that a function imports."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                yield alias.asname or alias.name.partition(".")[0]

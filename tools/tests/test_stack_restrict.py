@@ -231,6 +231,28 @@ def test_long_imports_are_laid_out_anew() -> None:
     assert made.startswith(f"from zarr.module import {names[1]}, {names[3]}\n\n\ndef f1")
 
 
+def test_import_of_a_function_is_its_own() -> None:
+    text = """\
+        from __future__ import annotations
+
+        from typing import TYPE_CHECKING
+
+        if TYPE_CHECKING:
+            from zarr.a import Thing
+
+
+        def first(things: object) -> bool:
+            from zarr.a import Thing
+
+            return isinstance(things, Thing)
+
+
+        def later(things: Thing) -> None: ...
+    """
+    assert "TYPE_CHECKING" not in new(text, "first")
+    assert new(text, "first", "later") == dedent(text)
+
+
 def test_import_that_nothing_uses_stays() -> None:
     text = "from zarr.a import a  # noqa: F401\nfrom zarr.b import b\n\nX = 1\nY = b\n"
     assert new(text, "X") == "from zarr.a import a  # noqa: F401\n\nX = 1\n"
