@@ -1,9 +1,8 @@
-"""Tests for `zarr.core._bounded`, which schedules the fetches of every `Store.get_many`."""
+"""Tests for `zarr.core._bounded`: what runs when, what is raised, and that nothing is left running."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from contextlib import aclosing
 from functools import partial
@@ -17,6 +16,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.event_loop import nothing_left_behind, turns
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core import _bounded
 from zarr.core._bounded import (
@@ -48,22 +48,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()  # so that collecting garbage looks at this test's objects alone
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await turns()
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def turns(count: int = 60) -> None:
-    """Let everything run that can run without anything else happening."""
-    for _ in range(count):
-        await asyncio.sleep(0)
+    async with nothing_left_behind():
+        yield
 
 
 def buffer(nbytes: int) -> Buffer:

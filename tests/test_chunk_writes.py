@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 import zarr
+from tests.event_loop import nothing_left_behind, turns, until
 from zarr.abc.store import RangeByteRequest
 from zarr.codecs import TransposeCodec
 from zarr.core._chunk_writes import FetchedSetter
@@ -39,31 +39,10 @@ COMPLETE = {f"c/{row}/{column}" for row in (1, 2) for column in (1, 2)}
 PARTIAL = {f"c/{row}/{column}" for row in range(4) for column in range(4)} - COMPLETE
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to happen, here or on another thread."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-async def turns(count: int = 80) -> None:
-    """Let everything run that can run without anything else happening."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await turns()
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with nothing_left_behind():
+        yield
 
 
 class RemoteStore(MemoryStore):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import os
 import threading
 import warnings
@@ -28,6 +27,7 @@ from hypothesis import given, settings
 
 import zarr
 import zarr.api.asynchronous
+from tests.event_loop import nothing_left_behind, turns, until
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.codecs import (
@@ -75,19 +75,6 @@ PIPELINES: dict[str, type[BatchedCodecPipeline | FusedCodecPipeline]] = {
     "batched": BatchedCodecPipeline,
     "fused": FusedCodecPipeline,
 }
-
-
-async def turns(count: int = 80) -> None:
-    """Let everything run that can run without anything else happening."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to happen, here or on another thread."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 # ---------------------------------------------------------------------------
@@ -955,18 +942,8 @@ class Reader:
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()  # so that collecting garbage looks at this test's objects alone
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await turns()
-    assert complaints == []
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    # What `concurrent_map` has begun when one of its calls fails runs on, in zarr 3.4.2 as well.
-    assert [task for task in left if "concurrent_iter" not in repr(task.get_coro())] == []
+    async with nothing_left_behind():
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import warnings
 from collections import Counter
@@ -18,6 +17,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 import zarr
+from tests.event_loop import nothing_left_behind, turns
 from zarr.api.asynchronous import consolidate_metadata
 from zarr.core import group as group_module
 from zarr.core.array import AsyncArray
@@ -42,22 +42,8 @@ BUFFER = default_buffer_prototype().buffer
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await turns()
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def turns(count: int = 80) -> None:
-    """Let everything run that can run without anything else happening."""
-    for _ in range(count):
-        await asyncio.sleep(0)
+    async with nothing_left_behind():
+        yield
 
 
 class RecordingStore(MemoryStore):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections import defaultdict
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.event_loop import nothing_left_behind, turns
 from zarr.core._bounded import map_ahead
 
 if TYPE_CHECKING:
@@ -18,22 +18,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await turns()
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def turns(count: int = 80) -> None:
-    """Let everything run that can run without anything else happening."""
-    for _ in range(count):
-        await asyncio.sleep(0)
+    async with nothing_left_behind():
+        yield
 
 
 class Calls:

@@ -1,7 +1,7 @@
-"""Tests for how chunks of plain numbers are decoded: `BytesCodec`, and `chunk_decoder` around it.
+"""Tests for how chunks of plain numbers are decoded, and for where they go in the output.
 
-Where the chunks are NumPy arrays as they are stored, `chunk_decoder` takes a short road. It must
-lead to the same place as the general one, `decode_and_scatter_chunk`.
+Where the chunks are NumPy arrays as they are stored, a short road may be taken. It must lead to the
+same place as the general one, `decode_and_scatter_chunk`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ read. The others lie in between: ranges are not merged unless a test wants them 
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import time
 from collections import Counter
@@ -25,13 +24,12 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as npst
 
 import zarr
+from tests.event_loop import nothing_left_behind, turns, until
 from tests.test_codec_pipeline_get_many import (
     AsyncCodec,
     ForeignCodec,
     SyncCodec,
     Work,
-    turns,
-    until,
 )
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.codecs import (
@@ -190,16 +188,8 @@ def pipeline(request: pytest.FixtureRequest) -> Generator[type[Any]]:
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()  # so that collecting garbage looks at this test's objects alone
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await turns()
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with nothing_left_behind():
+        yield
 
 
 # ---------------------------------------------------------------------------

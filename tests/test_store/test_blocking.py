@@ -6,7 +6,6 @@ Time is what a clock of the tests says it is, and threads go on when they are to
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.event_loop import nothing_left_behind, turns, until
 from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.config import config
@@ -32,29 +32,8 @@ BUFFER = default_buffer_prototype().buffer
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await turns()
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def turns(count: int = 60) -> None:
-    """Let everything run that can run without anything else happening."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to happen, here or on another thread."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
+    async with nothing_left_behind():
+        yield
 
 
 class Storage:

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zarr
+from tests.event_loop import nothing_left_behind, until
 from zarr.abc.store import (
     ByteRequest,
     OffsetByteRequest,
@@ -179,30 +180,14 @@ async def agree(store: Store, requests: Sequence[Request]) -> None:
                 assert failure.type is result
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
 def in_flight(server: RangeServer) -> int:
     return sum(request.ended is None for request in server.requests)
 
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that nobody has looked at."""
-    complaints: list[dict[str, Any]] = []
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: complaints.append(context))
-    before = asyncio.all_tasks()
-    gc.freeze()  # collecting then looks at the objects of this test alone
-    yield
-    await asyncio.sleep(0)
-    gc.collect()
-    gc.unfreeze()
-    assert complaints == []
-    assert asyncio.all_tasks() - before <= {asyncio.current_task()}
+    async with nothing_left_behind():
+        yield
 
 
 # ---------------------------------------------------------------------------

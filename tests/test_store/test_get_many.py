@@ -8,7 +8,6 @@ limits, and leaves nothing behind. A class that overrides `get` alone sees all r
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -21,6 +20,7 @@ pytest.importorskip("hypothesis")
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 
+from tests.event_loop import nothing_left_behind, turns, until
 from zarr.abc.store import (
     ByteRequest,
     OffsetByteRequest,
@@ -56,22 +56,8 @@ PROTOTYPE = default_buffer_prototype()
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()  # so that collecting garbage looks at this test's objects alone
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await turns()
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def turns(count: int = 80) -> None:
-    """Let everything run that can run without anything else happening."""
-    for _ in range(count):
-        await asyncio.sleep(0)
+    async with nothing_left_behind():
+        yield
 
 
 async def read(store: Store, requests: Sequence[Request]) -> dict[int, bytes | None]:
@@ -475,13 +461,6 @@ class Reading:
     async def _take(self, store: Store, requests: Sequence[Request]) -> None:
         async for group in store.get_many(requests, prototype=PROTOTYPE):
             self.taken.extend(index for index, _ in group)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to happen."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def settled() -> None:

@@ -8,7 +8,6 @@ opened files, few hops to threads, few requests, few bytes.
 from __future__ import annotations
 
 import asyncio
-import gc
 import io
 import os
 import struct
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.event_loop import nothing_left_behind, until
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import (
@@ -47,23 +47,8 @@ PROTOTYPE = default_buffer_prototype()
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await asyncio.sleep(0)
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to happen, here or on another thread."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
+    async with nothing_left_behind():
+        yield
 
 
 async def read(store: Store, requests: Sequence[Request]) -> dict[int, bytes | None]:

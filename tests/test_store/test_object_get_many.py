@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import pytest
 
 stores = pytest.importorskip("obstore.store")
 
+from tests.event_loop import nothing_left_behind, until
 from tests.range_server import Fault, RangeServer
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core._bounded import expected_nbytes
@@ -20,7 +20,7 @@ from zarr.core.config import config
 from zarr.storage import ObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+    from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 
     from zarr.abc.store import ByteRequest, Store
 
@@ -32,23 +32,8 @@ VALUES = {"a": bytes(range(200)), "empty": b"", "c.0": b"dot", "é/ü": b"uni"}
 
 @pytest.fixture(autouse=True)
 async def _nothing_left_behind() -> AsyncGenerator[None]:
-    """No test leaves a task running, or an exception that the event loop complains about."""
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.unfreeze()
-    await asyncio.sleep(0)
-    assert complaints == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to happen, here or on another thread."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
+    async with nothing_left_behind():
+        yield
 
 
 async def read(store: Store, requests: Sequence[Request]) -> dict[int, bytes | None]:

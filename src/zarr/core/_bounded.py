@@ -1,7 +1,6 @@
 """Run many reads at once, within limits, and hand over each result as it arrives.
 
-`run_bounded` is what every `Store.get_many` in this package schedules its fetches with:
-it starts them lazily, holds back when the consumer is slow, and leaves nothing running
+`run_bounded` starts them lazily, holds back when the consumer is slow, and leaves nothing running
 behind. What a fetch *is* (one `get`, one merged byte range) is the caller's business.
 """
 
@@ -68,8 +67,7 @@ an array): a store should not merge them further, except with those of other key
 class Fetch(NamedTuple):
     """One operation to run, and how many bytes it will return (`None`: not known beforehand).
 
-    To a `ReadWatcher` it is a read, unless its bytes are at hand, or it waits for its turn first and
-    then calls what reads through `watched`.
+    To a `ReadWatcher` it is a read, unless its bytes are at hand, or it waits for its turn first.
     """
 
     run: Callable[[], Coroutine[Any, Any, ReadGroup]]
@@ -81,7 +79,7 @@ class ReadWatcher(Protocol):
     """Is told what reads ask of stores, if it is the `read_watcher` of the context."""
 
     def watch(self, groups: AsyncIterator[ReadGroup], requests: int) -> AsyncIterator[ReadGroup]:
-        """Pass on what a `get_many` of so many requests reports."""
+        """Pass on what a read of so many requests yields."""
 
     def fetch(self, fetch: Fetch) -> Fetch:
         """Return an operation that does what `fetch` does."""

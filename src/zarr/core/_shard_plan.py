@@ -42,7 +42,7 @@ COORDINATES_NBYTES = 32
 
 
 def reads_together(codec: object, batch: Sequence[ChunkRead]) -> bool:
-    """Whether the shards of `batch` may be read together, by `read_shards`.
+    """Whether the shards of `batch` may be read together.
 
     They may if they are in one store, with one prototype, and if nobody has another idea of how
     to read them: a subclass of the codec, or a store that has a `get_ranges` of its own and no

@@ -19,13 +19,7 @@ import numpy as np
 
 from zarr.abc.codec import GetResult
 from zarr.core._bounded import fetch_limit, flat_task_group
-from zarr.core._chunk_reads import (
-    Decoders,
-    chunk_decoder,
-    complete,
-    fetch_chunks,
-    fetch_many,
-)
+from zarr.core._chunk_reads import Decoders, chunk_decoder, complete, fetch_chunks, fetch_many
 from zarr.core._shard_plan import (
     INDEX_ENTRY_NBYTES,
     located_chunks,

@@ -93,13 +93,7 @@ async def _read_shards(
 
     _, executor, workers = _bulk_decoding(pipeline)
     return await read_shards(
-        codec,
-        batch,
-        out,
-        drop_axes,
-        transform_of=transform_of,
-        executor=executor,
-        workers=workers,
+        codec, batch, out, drop_axes, transform_of=transform_of, executor=executor, workers=workers
     )
 
 

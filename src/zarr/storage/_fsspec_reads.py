@@ -1,8 +1,8 @@
-"""Which byte ranges of which objects a `FsspecStore.get_many` reads, and with how many calls.
+"""Which byte ranges of which objects a `FsspecStore` reads, and with how many calls.
 
-The planning functions do no I/O. A `locator` says where the bytes of a request really are: a key
-of a kerchunk reference set is a range of another file. `merge` joins the ranges of one object
-that lie close together.
+Nothing here does I/O. What counts is where the bytes of a request really are: a key of a kerchunk
+reference set is a range of another file. `merge` joins the ranges of one object that lie close
+together.
 """
 
 from __future__ import annotations
