@@ -493,6 +493,26 @@ def test_whole_document() -> None:
     assert restrict_document(DOCUMENT, kept, theirs=["There"]) == DOCUMENT
 
 
+def test_what_a_function_binds_is_its_own() -> None:
+    code = dedent("""\
+        def f(a: T = default, *b, c, **d):
+            from m import e
+            import g.h
+            i = j = a + b
+            for k in c:
+                with d as l: ...
+            def n(o): return o, p
+            class Q(R): ...
+            s = lambda t: (t, u, i)
+            return e, g, i, j, k, l, n, Q, s, [v for v in w], x
+        def another():
+            return i
+    """)
+    assert uses(code, postponed=True).at_runtime == {
+        *("default", "p", "R", "u", "v", "w", "x", "i"),
+    }
+
+
 def test_uses() -> None:
     code = dedent("""\
         type Alias[T: Bound] = Aliased[T]
