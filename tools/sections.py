@@ -194,7 +194,7 @@ def stack(trial: Trial, report: Report) -> None:
         made = branches.commits(project, checkout, base, checkout.nobody(base))
         branches.build(checkout, made, force=True)
         report.notes.append(f"{len(made)} branches on zarr {version}")
-    verification = verify.prepare(project, checkout, base, project.pinned)
+    verification = verify.prepare(project, checkout, made, project.pinned)
     verdicts = verification.run([branch.pull_request.branch for branch in verification.made])
     print("\n".join(["", *verify.table(verification, verdicts)]), flush=True)
     report.counts = total(verdict.counts for verdict in verdicts)

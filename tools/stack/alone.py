@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from tools.overlay.problems import Problem
 from tools.stack.leaves import is_module, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from tools.stack.cut import Stack
@@ -76,8 +76,7 @@ def mentions(stack: Stack) -> list[Problem]:
             if word not in known and word not in bound
         }
         for path, text in files.items():
-            words = Counter(_WORD.findall(text))
-            code = {word for quoted in _CODE.findall(text) for word in _WORD.findall(quoted)}
+            words, code = _words(text)
             for name in later.values():
                 if name.occurs(words, code) and (path, name.word) not in told:
                     told.add((path, name.word))
@@ -120,8 +119,20 @@ def _modules(stack: Stack, number: int) -> Iterator[str]:
                 yield PurePosixPath(path).stem
 
 
-def _bound(text: str) -> Iterable[str]:
-    """Yield the names that a module binds in whatever way, parameters and attributes among them."""
+@lru_cache(maxsize=1024)
+def _words(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the words of a text, and those that are marked as code."""
+    quoted = " ".join(_CODE.findall(text))
+    return frozenset(_WORD.findall(text)), frozenset(_WORD.findall(quoted))
+
+
+@lru_cache(maxsize=1024)
+def _bound(text: str) -> frozenset[str]:
+    """Return the names that a module binds in whatever way, parameters and attributes among them."""
+    return frozenset(_bindings(text))
+
+
+def _bindings(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.keyword(arg=name):

@@ -85,7 +85,7 @@ def _whole(stack: Stack) -> list[Problem]:
     tip = stack.files(len(stack.manifest.pull_requests))
     whole = {
         path: part.content
-        for plan in stack.plans()
+        for plan in stack.plans
         for name, part in plan.parts.items()
         if (path := f"src/{name}" if name.startswith("zarr/") else name) not in stack.manifest.own
     }

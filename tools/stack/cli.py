@@ -65,8 +65,9 @@ def export(project: Project, options: argparse.Namespace) -> None:
 def verify(project: Project, options: argparse.Namespace) -> int:
     """Try each branch by itself: installed from source, linted and tested as upstream does it."""
     checkout, base = _checkout(project, options)
+    made = branches.commits(project, checkout, base, checkout.nobody(base))
     verification = prepare(
-        project, checkout, base, options.release or project.pinned, suite=options.suite
+        project, checkout, made, options.release or project.pinned, suite=options.suite
     )
     names = [branch.pull_request.branch for branch in verification.made]
     if options.branch:

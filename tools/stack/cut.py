@@ -88,8 +88,9 @@ class Stack:
         """What earlier pull requests have otherwise than the overlay."""
         return load_earlier(self.project.root, self.manifest, self.owners)
 
+    @cached_property
     def plans(self) -> list[tree.Plan]:
-        """Merge the whole overlay, and return what becomes of the package, the tests and the documents."""
+        """What becomes of the package, the tests and the documents when the whole overlay is merged."""
         return [
             tree.plan(self.base / "src", self.project.overlay),
             tree.plan(self.base, self.project.root, folder="tests"),
@@ -104,7 +105,7 @@ class Stack:
         StackError
             If it does not merge, or a definition that it replaces is not the one that the lock knows.
         """
-        plans = self.plans()
+        plans = self.plans
         problems = [problem for plan in plans for problem in plan.problems]
         locked = self.project.load_lock()
         known = {(c.definition, c.fingerprint) for c in self.manifest.compatible}

@@ -163,7 +163,7 @@ def _differences(
         if was is not None and was != digest:
             path, _, definition = name.partition("::")
             diff = _diff(path, definition, old, new)
-            yield path, definition, Finding("", "upstream's is another", accepted=True, diff=diff)
+            yield path, definition, Finding("", f"upstream's is {digest}", accepted=True, diff=diff)
     for problem in plan.problems:
         path, _, definition = problem.where.partition("::")
         # Markers lie idle only in a class that is gone, or behind an anchor that is: both are told.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(slots=True)
@@ -45,9 +49,11 @@ class _Visitor(ast.NodeVisitor):
         self._found = found
         self._postponed = postponed
         self._names = found.at_runtime
+        self._local: set[str] = set()
 
     def visit_Name(self, node: ast.Name) -> None:
-        self._names.add(node.id)
+        if node.id not in self._local:
+            self._names.add(node.id)
 
     def visit_arg(self, node: ast.arg) -> None:
         self._annotation(node.annotation)
@@ -58,11 +64,27 @@ class _Visitor(ast.NodeVisitor):
                 self._annotation(value)
             elif name == "type_params":
                 self._typing(*value)
+            elif name == "body":
+                self._inside(value, node.args)
             else:
                 self._visit_all(value)
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
         self.visit_FunctionDef(node)
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self.visit(node.args)
+        self._inside([node.body], node.args)
+
+    def _inside(self, body: Sequence[ast.AST], arguments: ast.arguments) -> None:
+        """Visit the body of a function: what is bound there is not what its module binds."""
+        before = self._local
+        inner = set(_bound(body))
+        free = {name for n in body if isinstance(n, ast.Global | ast.Nonlocal) for name in n.names}
+        parameters = {node.arg for node in ast.walk(arguments) if isinstance(node, ast.arg)}
+        self._local = (before | inner | parameters) - free
+        self._visit_all(list(body))
+        self._local = before
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         self.visit(node.target)
@@ -114,3 +136,25 @@ class _Visitor(ast.NodeVisitor):
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, ast.AST):
                 self.visit(item)
+
+
+def _bound(body: Sequence[ast.AST]) -> Iterator[str]:
+    """Yield the names that the body of a function binds, other than in functions within it."""
+    for node in body:
+        match node:
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                yield from (alias.asname or alias.name.partition(".")[0] for alias in aliases)
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+            ):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case (
+                ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp()
+            ):
+                pass
+            case _:
+                yield from _bound(list(ast.iter_child_nodes(node)))

@@ -400,9 +400,14 @@ def _last(log: Path, count: int = 15) -> list[str]:
 
 
 def prepare(
-    project: Project, repository: Repository, base: str, version: str, *, suite: bool = False
+    project: Project,
+    repository: Repository,
+    made: Sequence[Branch],
+    version: str,
+    *,
+    suite: bool = False,
 ) -> Verification:
-    """Make the commits, and the environment in which they are verified.
+    """Make the environment in which branches are verified.
 
     Parameters
     ----------
@@ -410,10 +415,10 @@ def prepare(
         The fork.
     repository : Repository
         A checkout of zarr-python.
-    base : str
-        The commit to start from.
+    made : Sequence of Branch
+        The branches, on which nothing need stand yet.
     version : str
-        The release that the base is of.
+        The release that their base is of.
     suite : bool
         Whether to run upstream's whole suite at the tip.
 
@@ -424,14 +429,11 @@ def prepare(
 
     Raises
     ------
-    OverlayError
-        If the overlay does not fit the base.
     SetupError
         If something cannot be installed.
     """
-    made = branches.commits(project, repository, base, repository.nobody(base))
     folder = project.root / "build" / "stack" / "verify"
-    compare = base == repository.asks("rev-parse", f"v{project.pinned}^{{commit}}")
+    compare = made[0].parent == repository.asks("rev-parse", f"v{project.pinned}^{{commit}}")
     environment = environment_for(project)
     return Verification(
         project, repository, made, environment, folder, version, compare=compare, suite=suite

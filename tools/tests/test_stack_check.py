@@ -122,7 +122,7 @@ def test_overlay_that_does_not_fit(stack: Stack) -> None:
     edit(stack.base / "src/zarr/store.py", "    pass\n", "    return 1\n")
     (problem,) = problems(stack)
     assert "upstream's definition is not the one that was replaced" in problem
-    fingerprint = {f for plan in stack.plans() for f in plan.replaced().values()}.pop()
+    fingerprint = {f for plan in stack.plans for f in plan.replaced().values()}.pop()
     manifest = stack.project.root / "stack.toml"
     text = manifest.read_text()
     said = f'[[compatible]]\ndefinition = "zarr/store.py::close"\nfingerprint = "{fingerprint}"\n'

@@ -231,6 +231,28 @@ def test_long_imports_are_laid_out_anew() -> None:
     assert made.startswith(f"from zarr.module import {names[1]}, {names[3]}\n\n\ndef f1")
 
 
+def test_import_of_a_function_is_its_own() -> None:
+    text = """\
+        from __future__ import annotations
+
+        from typing import TYPE_CHECKING
+
+        if TYPE_CHECKING:
+            from zarr.a import Thing
+
+
+        def first(things: object) -> bool:
+            from zarr.a import Thing
+
+            return isinstance(things, Thing)
+
+
+        def later(things: Thing) -> None: ...
+    """
+    assert "TYPE_CHECKING" not in new(text, "first")
+    assert new(text, "first", "later") == dedent(text)
+
+
 def test_import_that_nothing_uses_stays() -> None:
     text = "from zarr.a import a  # noqa: F401\nfrom zarr.b import b\n\nX = 1\nY = b\n"
     assert new(text, "X") == "from zarr.a import a  # noqa: F401\n\nX = 1\n"
@@ -469,6 +491,26 @@ def test_document(kept: Collection[str], made: str) -> None:
 def test_whole_document() -> None:
     kept = ["One", "Within one", "Two"]
     assert restrict_document(DOCUMENT, kept, theirs=["There"]) == DOCUMENT
+
+
+def test_what_a_function_binds_is_its_own() -> None:
+    code = dedent("""\
+        def f(a: T = default, *b, c, **d):
+            from m import e
+            import g.h
+            i = j = a + b
+            for k in c:
+                with d as l: ...
+            def n(o): return o, p
+            class Q(R): ...
+            s = lambda t: (t, u, i)
+            return e, g, i, j, k, l, n, Q, s, [v for v in w], x
+        def another():
+            return i
+    """)
+    assert uses(code, postponed=True).at_runtime == {
+        *("default", "p", "R", "u", "v", "w", "x", "i"),
+    }
 
 
 def test_uses() -> None:
