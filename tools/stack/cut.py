@@ -147,7 +147,7 @@ class Stack:
                 for leaf in found
                 if self.owners.get(leaf, number) < number or leaf.name in names
             ]
-            if kept and (content := self._make(path, kept, old, problems)) is not None:
+            if kept and (content := self._make(path, kept, old, number, problems)) is not None:
                 made[path] = content
         if problems:
             raise StackError(problems)
@@ -158,24 +158,27 @@ class Stack:
         path: str,
         kept: Sequence[Leaf],
         old: Sequence[Earlier],
+        number: int,
         problems: list[Problem],
     ) -> bytes | None:
         names = frozenset(leaf.name for leaf in kept)
-        known = (path, names, *(each.number for each in old))
+        known = (path, names, *((each.number, *sorted(each.names(number))) for each in old))
         if known not in self._merged:
             theirs = self.upstream[path]
             cut = self.overlay[path]
             if old or len(kept) < len(self.leaves[path]):
-                cut = self._restrict(path, names, old)
+                cut = self._restrict(path, names, old, number)
             part, wrong = tree.merge_file(theirs, cut, path=path)
             problems += wrong
             self._merged[known] = part.content if part else None
         return self._merged[known]
 
-    def _restrict(self, path: str, names: frozenset[str], old: Sequence[Earlier]) -> bytes:
+    def _restrict(
+        self, path: str, names: frozenset[str], old: Sequence[Earlier], number: int
+    ) -> bytes:
         final = text = self.overlay[path].decode()
         for each in old:
-            text = put_back(text, each)
+            text = put_back(text, each, each.names(number))
         theirs = self.upstream[path]
         upstream = theirs.decode() if theirs is not None else None
         if is_module(path):

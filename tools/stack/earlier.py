@@ -16,9 +16,10 @@ from tools.overlay import module
 from tools.overlay.problems import Problem
 from tools.stack.leaves import defined, is_module
 from tools.stack.manifest import StackError
+from tools.stack.restrict import restrict_module
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from tools.stack.leaves import Leaf
@@ -38,6 +39,10 @@ class Earlier:
     text: str
     until: Mapping[str, int]
     """By qualified name, the index of the pull request that rewrites it."""
+
+    def names(self, number: int) -> set[str]:
+        """Return the qualified names of what so many pull requests have in this form."""
+        return {name for name, until in self.until.items() if self.number < number <= until}
 
 
 def load_earlier(root: Path, manifest: Manifest, owners: Mapping[Leaf, int]) -> list[Earlier]:
@@ -122,8 +127,8 @@ def _read(
     return Earlier(path, number, text, until)
 
 
-def put_back(text: str, earlier: Earlier) -> str:
-    """Give the definitions of a module of the overlay the form that a pull request has them in.
+def put_back(text: str, earlier: Earlier, names: Collection[str]) -> str:
+    """Give definitions of a module of the overlay the form that a pull request has them in.
 
     Parameters
     ----------
@@ -131,6 +136,8 @@ def put_back(text: str, earlier: Earlier) -> str:
         The overlay's module.
     earlier : Earlier
         The definitions.
+    names : Collection of str
+        The qualified names of those that are not rewritten yet.
 
     Returns
     -------
@@ -142,7 +149,9 @@ def put_back(text: str, earlier: Earlier) -> str:
     StackError
         If that does not merge.
     """
-    merged = module.merge_module(text, earlier.text, path=earlier.path)
+    opened = {name.rpartition(".")[0] for name in earlier.until}
+    form = restrict_module(earlier.text, {*names, *opened} - {""}, None)
+    merged = module.merge_module(text, form, path=earlier.path)
     # The markers of the overlay's module stay where they are, for the merge with upstream's.
     problems = [problem for problem in merged.problems if "directs nothing" not in problem.what]
     if problems:

@@ -74,6 +74,21 @@ def test_a_member_has_its_form_and_its_place(stack: Stack) -> None:
     assert "Say something" not in second
 
 
+def test_each_definition_is_rewritten_in_its_time(stack: Stack) -> None:
+    text = (
+        "import sys\n\n\nclass Store:\n    def report(self) -> str:\n        return sys.version\n\n\n"
+        "def close() -> None:\n    raise OSError\n"
+    )
+    stack = put(stack, {f"feat/many/{STORE}": text})
+    first, second, third = (stack.files(number)[STORE].decode() for number in (1, 2, 3))
+    for part, has in (
+        ("sys.version", (1, 0, 0)),
+        ("raise OSError", (1, 1, 0)),
+        ("import sys", (1, 0, 0)),
+    ):
+        assert tuple(part in each for each in (first, second, third)) == tuple(map(bool, has)), part
+
+
 def test_a_new_file_that_is_rewritten(stack: Stack) -> None:
     text = "from sys import maxsize\n\n\ndef plan_writes() -> int:\n    return maxsize\n"
     stack = put(stack, {f"feat/many/{PLAN}": text})
