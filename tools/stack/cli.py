@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools import suite
-from tools.environment import SetupError
+from tools.environment import SetupError, alone
 from tools.overlay import upstream
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import ROOT, Project
@@ -73,7 +73,8 @@ def verify(project: Project, options: argparse.Namespace) -> int:
     if options.branch:
         manifest = load(project.root / NAME)
         names = [names[manifest.number(name)] for name in options.branch]
-    verdicts = verification.run(names)
+    with alone():
+        verdicts = verification.run(names)
     print("\n".join(["", *table(verification, verdicts)]))
     return not all(verdict.good for verdict in verdicts)
 

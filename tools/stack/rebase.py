@@ -253,7 +253,8 @@ def _lost_names(
         if old.provides(module, name) and not new.provides(module, name)
     ]
     if (before := old.names(path)) is not None and (after := new.names(path)) is not None:
-        used = uses(text, postponed=True).all
+        body = cst.parse_module(text).body
+        used = uses(text, postponed=True).all - scopes.hidden_names(body).keys()
         lost += [f"`{name}` of the same module" for name in sorted(used & (before - after))]
     for what in lost:
         said = f"uses {what}, which upstream does not have there"

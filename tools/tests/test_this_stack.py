@@ -10,7 +10,8 @@ import pytest
 from tools import suite
 from tools.overlay.module import merge_module
 from tools.overlay.project import Project
-from tools.stack import check
+from tools.sections import OTHER_RELEASE
+from tools.stack import branches, check, cli, repository
 from tools.stack.cut import Stack
 from tools.stack.leaves import is_module
 from tools.stack.restrict import restrict_module
@@ -62,3 +63,33 @@ def test_any_part_of_a_module_is_tidy(stack: Stack, tmp_path: Path, share: float
     ]
     done = subprocess.run([*command, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_built_on_another_release(tmp_path: Path) -> None:
+    """Twice, in checkouts of their own: the same commits, and patches that make the same of a third."""
+    project, version = Project(), OTHER_RELEASE
+    heads: list[dict[str, str]] = []
+    for name in ("first", "second"):
+        checkout = repository.of_release(project, version, tmp_path / name)
+        base = checkout.commit(f"v{version}")
+        made = branches.commits(project, checkout, base, checkout.nobody(base))
+        branches.build(checkout, made, force=False)
+        heads.append(checkout.branches())
+    assert heads[0] == heads[1]
+    assert len(heads[0]) == len(made) + 1
+    patches = branches.export(checkout, made, tmp_path / "patches", force=False)
+    clean = repository.of_release(project, version, tmp_path / "clean")
+    clean.git("-c", "user.name=n", "-c", "user.email=e", "am", "--quiet", *patches)
+    assert clean.git("rev-parse", "HEAD^{tree}") == checkout.git(
+        "rev-parse", f"{made[-1].commit}^{{tree}}"
+    )
+
+
+@pytest.mark.slow
+def test_rebased_on_an_earlier_release(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["rebase", "3.3.0"]) == 1
+    told = capsys.readouterr().out
+    assert "what is in docs/ is not compared: the release comes without\n" in told
+    assert "    drifted: FusedCodecPipeline.read: upstream's is sha256:" in told
+    assert "        +        assert isinstance(self.array_bytes_codec," in told

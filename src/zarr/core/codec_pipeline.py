@@ -5,6 +5,7 @@ So they do where they write, with the chunks that have to be merged with what is
 
 from __future__ import annotations
 
+import os
 from itertools import batched, chain
 from typing import TYPE_CHECKING, cast
 
