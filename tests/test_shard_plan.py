@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise, product
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -153,7 +153,7 @@ def test_inner_chunks_are_found_where_the_index_says(
 ) -> None:
     index, located = made
     (shard,) = planned(batch_of([selection]))
-    expected = [located.get(cast("tuple[int, ...]", coords)) for coords, *_ in shard.plan.chunks]
+    expected = [located.get(coords) for coords, *_ in shard.plan.chunks]
     assert list(located_chunks(index, shard.plan)) == expected
 
 
@@ -223,9 +223,11 @@ class OwnCodec(ShardingCodec):
 
 def test_who_is_read_together(tmp_path: Path) -> None:
     part = (slice(0, 1), slice(0, 1))
-    for store in (MemoryStore(), LocalStore(tmp_path), WrapperStore(LoggingStore(MemoryStore()))):
+    ours: list[Store] = [MemoryStore(), LocalStore(tmp_path)]
+    for store in (*ours, WrapperStore(LoggingStore(MemoryStore()))):
         assert reads_together(codec_of(), batch_of([part] * 2, store=store))
-    for store in (OwnRanges(), WrapperStore(OwnRanges())):
+    theirs: list[Store] = [OwnRanges(), WrapperStore(OwnRanges())]
+    for store in theirs:
         assert not reads_together(codec_of(), batch_of([part] * 2, store=store))
     assert not reads_together(OwnCodec(chunk_shape=CHUNK), batch_of([part]))
     assert not reads_together(BytesCodec(), batch_of([part]))
