@@ -1,0 +1,152 @@
+"""What has to be fetched for a block of an array, and how that becomes the block.
+
+An `ArrayBlocks` works out once, for one array, what is the same for all its blocks. A `BlockRead`
+is one block of it: keys to fetch, and a function that decodes what has come of them and writes it
+to its place. Who fetches them, and on which thread is decoded, is up to the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from zarr.core._chunk_reads import chunk_decoder
+from zarr.core.array import Array, AsyncArray, _get_chunk_spec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline, _bulk_decoding
+from zarr.core.dtype.common import HasItemSize
+from zarr.storage._common import StorePath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from zarr.core.buffer import Buffer, NDArrayLike
+    from zarr.core.chunk_utils import ChunkTransform
+    from zarr.core.indexing import SelectorTuple
+
+type AnyArray = Array[Any] | AsyncArray[Any]
+
+type Projection = tuple[tuple[int, ...], SelectorTuple, SelectorTuple]
+"""The coordinates of a chunk, what to take of it, and where in the block to put that."""
+
+ELEMENT_NBYTES = 16
+"""What an element of a data type without a fixed size is taken for: a pointer, and some text."""
+
+
+class ArrayBlocks:
+    """How blocks of an array are read.
+
+    Parameters
+    ----------
+    array
+        The array, whose metadata and configuration count as they are now.
+
+    Attributes
+    ----------
+    transform
+        What decodes a chunk, or `None` if the blocks are not plain: then it is for the array to
+        read them. Plain are those of arrays whose codecs are zarr's, can run on any thread, and
+        take a chunk as a whole, and where missing chunks are filled.
+
+    Raises
+    ------
+    TypeError
+        If `array` is not an array.
+    """
+
+    def __init__(self, array: AnyArray) -> None:
+        if not isinstance(array, Array | AsyncArray):
+            raise TypeError(f"Expected a zarr array, got an object of type {type(array).__name__}.")
+        self.array = array.async_array if isinstance(array, Array) else array
+        metadata = self.array.metadata
+        order = metadata.order if metadata.zarr_format == 2 else self.array.config.order
+        self.prototype = default_buffer_prototype()
+        self.grid = self.array._chunk_grid
+        self.dtype = metadata.dtype.to_native_dtype()
+        self.order = order
+        self.item_nbytes = (
+            metadata.dtype.item_size if isinstance(metadata.dtype, HasItemSize) else ELEMENT_NBYTES
+        )
+        self.transform = _transform(self.array)
+        config = self.array.config
+        self._config = config if config.order == order else replace(config, order=order)
+        self._regular = self._spec(self.grid.chunk_shape) if self.grid.is_regular else None
+
+    def _spec(self, shape: tuple[int, ...]) -> ArraySpec:
+        metadata = self.array.metadata
+        return ArraySpec(shape, metadata.dtype, metadata.fill_value, self._config, self.prototype)
+
+    def spec(self, coords: tuple[int, ...]) -> ArraySpec:
+        """The `ArraySpec` of a chunk."""
+        if self._regular is not None:
+            return self._regular
+        metadata = self.array.metadata
+        return _get_chunk_spec(metadata, self.grid, coords, self._config, self.prototype)
+
+    def key(self, coords: tuple[int, ...]) -> str:
+        """The key of a chunk in the store."""
+        return (self.array.store_path / self.array.metadata.encode_chunk_key(coords)).path
+
+    def read(
+        self,
+        transform: ChunkTransform,
+        projections: Iterable[Projection],
+        shape: tuple[int, ...],
+        drop_axes: tuple[int, ...] = (),
+    ) -> BlockRead:
+        """Begin to read a block of some shape, which the chunks of `projections` make up."""
+        return BlockRead(self, transform, projections, shape, drop_axes)
+
+
+def _transform(array: AsyncArray[Any]) -> ChunkTransform | None:
+    pipeline = array.codec_pipeline
+    if (
+        type(array) is not AsyncArray
+        or type(array.store_path) is not StorePath
+        or type(pipeline) not in (BatchedCodecPipeline, FusedCodecPipeline)
+        or pipeline.supports_partial_decode
+        or array.config.read_missing_chunks is False
+    ):
+        return None
+    return _bulk_decoding(pipeline)[0]
+
+
+class BlockRead:
+    """One block that is being read.
+
+    Attributes
+    ----------
+    keys
+        What to fetch: one key for each chunk.
+    """
+
+    def __init__(
+        self,
+        blocks: ArrayBlocks,
+        transform: ChunkTransform,
+        projections: Iterable[Projection],
+        shape: tuple[int, ...],
+        drop_axes: tuple[int, ...],
+    ) -> None:
+        empty = blocks.prototype.nd_buffer.empty
+        self._out = empty(shape=shape, dtype=blocks.dtype, order=blocks.order)
+        self.keys: list[str] = []
+        self._chunks: list[tuple[ArraySpec, SelectorTuple, SelectorTuple]] = []
+        for coords, chunk_selection, out_selection in projections if prod(shape) else ():
+            self.keys.append(blocks.key(coords))
+            self._chunks.append((blocks.spec(coords), chunk_selection, out_selection))
+        self._scatter = chunk_decoder(transform, self._out, drop_axes)
+
+    def decode(self, number: int, value: Buffer | None) -> None:
+        """Decode the chunk of `keys[number]`; fill its place if there is none.
+
+        Any thread may do so, and several at once.
+        """
+        self._scatter(value, *self._chunks[number])
+
+    def result(self) -> NDArrayLike:
+        """The block, once every chunk has been decoded."""
+        return self._out.as_ndarray_like()
