@@ -67,9 +67,8 @@ class ArrayBlocks:
         self.grid = self.array._chunk_grid
         self.dtype = metadata.dtype.to_native_dtype()
         self.order = order
-        self.item_nbytes = (
-            metadata.dtype.item_size if isinstance(metadata.dtype, HasItemSize) else ELEMENT_NBYTES
-        )
+        sized = isinstance(metadata.dtype, HasItemSize)
+        self.item_nbytes = metadata.dtype.item_size if sized else ELEMENT_NBYTES
         self.transform = _transform(self.array)
         config = self.array.config
         self._config = config if config.order == order else replace(config, order=order)

@@ -1,0 +1,120 @@
+"""How many blocks may be in flight within a budget of bytes. No I/O."""
+
+from __future__ import annotations
+
+import re
+from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_ADMITTED = 1024
+"""How many blocks start together at most: what is planned together keeps the event loop busy."""
+
+OVERHEAD = 4 << 10
+"""What a block takes besides its data, in bytes, about."""
+
+_UNITS = {"": 1} | {
+    f"{prefix}{infix}B".upper(): factor**power
+    for infix, factor in (("", 1000), ("i", 1024))
+    for power, prefix in enumerate(("", "k", "M", "G", "T"))
+    if prefix or not infix
+}
+
+
+def parse_nbytes(size: int | str) -> int:
+    """A number of bytes, from `"64MiB"`, `"1.5 GB"`, `"4096"` or a number.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or less than one byte.
+    """
+    nbytes = size
+    if isinstance(size, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", size)
+        unit = _UNITS.get(match[2].upper()) if match else None
+        if match is None or unit is None:
+            raise ValueError(f"Expected a number of bytes such as '64MiB', got {size!r}.")
+        nbytes = int(float(match[1]) * unit)
+    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 1:
+        raise ValueError(f"Expected a positive number of bytes, got {size!r}.")
+    return nbytes
+
+
+class Readahead:
+    """Decides when blocks start, in order.
+
+    The first one runs alone. What it weighs, beside what its shape says, is expected of all blocks
+    that run; as soon as a block is there, it weighs what it holds. Blocks start while they fit into
+    the budget, and one starts always. They start several at a time, once a quarter of the budget is
+    free, so that what lies side by side can be read together.
+
+    Parameters
+    ----------
+    count
+        How many blocks there are.
+    expected
+        What the block at a position should weigh, from its shape.
+    budget
+        The bytes that blocks may weigh together from their start until they are taken.
+    """
+
+    def __init__(self, count: int, expected: Callable[[int], int], budget: int) -> None:
+        self.count = count
+        self.admitted = 0
+        self.max_nbytes = 0
+        self.max_blocks = 0
+        self.nbytes = 0
+        self.running = 0
+        self._expected = expected
+        self._budget = budget
+        self._factor: float | None = None
+        self._held: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """How many blocks have started and were not taken."""
+        return len(self._held)
+
+    def admits(self) -> bool:
+        """Whether blocks may start now."""
+        if self.admitted == self.count or not self._held:
+            return self.admitted < self.count
+        if self._factor is None:
+            return False
+        free = self._budget - self.nbytes
+        return free >= self._weight(self.admitted) and free >= self._budget // 4
+
+    def admit(self) -> range:
+        """Start blocks: which positions, if any."""
+        first = self.admitted
+        if self.admits():
+            limit = min(self.count, first + (MAX_ADMITTED if self._factor is not None else 1))
+            while self.admitted < limit:
+                weight = self._weight(self.admitted)
+                if self._held and self.nbytes + weight > self._budget:
+                    break
+                self._held[self.admitted] = weight
+                self.nbytes += weight
+                self.admitted += 1
+            self.running += self.admitted - first
+            self.max_nbytes = max(self.max_nbytes, self.nbytes)
+            self.max_blocks = max(self.max_blocks, len(self._held))
+        return range(first, self.admitted)
+
+    def _weight(self, position: int) -> int:
+        return ceil(self._expected(position) * (self._factor or 1)) + OVERHEAD
+
+    def finish(self, position: int, running: int, finished: int) -> None:
+        """Note what a block weighed while it ran, and what it weighs now that it is there."""
+        factor = running / max(1, self._expected(position))
+        self._factor = max(self._factor or 0.0, factor)
+        self.nbytes += finished + OVERHEAD - self._held[position]
+        self._held[position] = finished + OVERHEAD
+        self.running -= 1
+        self.max_nbytes = max(self.max_nbytes, self.nbytes)
+
+    def take(self, position: int) -> None:
+        """A block was taken, and counts no more."""
+        self.nbytes -= self._held.pop(position)
