@@ -26,17 +26,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from zarr.core._bounded import FetchSlots, fetch_slots, flat_task_group, map_ahead
-from zarr.core._chunk_reads import _shares, fetch_many
+from zarr.core._chunk_reads import (
+    COLLECTED_BYTES,
+    COLLECTING_SECONDS,
+    SHARE_BYTES,
+    _shares,
+    fetch_many,
+)
 from zarr.core.sync import SyncError, _get_loop, iothread
+from zarr.experimental._block_reads import BlockRead
 from zarr.experimental.read_report import ReadReport, report_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from zarr.abc.store import Store
     from zarr.core._bounded import ReadGroup
     from zarr.core.buffer import BufferPrototype, NDArrayLike
-    from zarr.experimental._block_reads import ArrayBlocks, BlockRead
+    from zarr.core.chunk_utils import ChunkTransform
+    from zarr.experimental._block_reads import ArrayBlocks
     from zarr.experimental._first_axis import FirstAxis
     from zarr.experimental._readahead import Readahead
 
@@ -110,6 +117,15 @@ class Part(NamedTuple):
     axis: FirstAxis
 
 
+class _ReadByArray(NamedTuple):
+    """What an array has read by itself, of a block."""
+
+    array: Any
+
+    def result(self) -> Any:
+        return self.array
+
+
 class Outcome(NamedTuple):
     """What became of a block: what to hand over, or the error. `StopIteration`: there is no more."""
 
@@ -129,8 +145,7 @@ class _Block:
     def __init__(self, position: int, index: int) -> None:
         self.position = position
         self.index = index
-        self.reads: dict[str, BlockRead] = {}
-        self.arrays: dict[str, NDArrayLike] = {}
+        self.parts: dict[str, BlockRead | _ReadByArray] = {}
         self.to_fetch = 0  # changed by the event loop alone
         self.to_decode = 0  # changed under the lock of the reader
         self.nbytes = 0  # of what was fetched
@@ -367,6 +382,8 @@ class BlockReader:
             if self.closed:
                 raise
             left = [block for block in blocks if block.to_fetch]
+            if not left:
+                raise
             if len(blocks) == 1 or await self._read_again(left[:-1]):
                 # Where none of the others fails now, the error comes with the last of them.
                 self._publish([(block, failed(error)) for block in left[-1:]])
@@ -387,7 +404,7 @@ class BlockReader:
 
     async def _fetch(self, blocks: Sequence[_Block]) -> None:
         """Fetch what blocks are made of, with one `get_many` for each store."""
-        by_store: dict[tuple[int, BufferPrototype], tuple[Store, list[_Request]]] = {}
+        by_store: dict[tuple[int, BufferPrototype], tuple[list[_Request], list[str]]] = {}
         by_array: list[tuple[_Block, str]] = []
         for block in blocks:
             for name, (source, axis) in self._parts.items():
@@ -395,36 +412,55 @@ class BlockReader:
                     block.to_fetch += 1
                     by_array.append((block, name))
                     continue
-                read = source.read(source.transform, *axis.chunks(block.index))
-                block.reads[name] = read
-                block.to_fetch += len(read.keys)
-                store = source.array.store_path.store
-                _, requests = by_store.setdefault((id(store), source.prototype), (store, []))
-                requests.extend((block, name, number) for number in range(len(read.keys)))
+                alike = (id(source.store), source.prototype)
+                requests, keys = by_store.setdefault(alike, ([], []))
+                for number, coords in enumerate(axis.coords(block.index)):
+                    requests.append((block, name, number))
+                    keys.append(source.key(coords))
+                    block.to_fetch += 1
             block.to_decode = block.to_fetch
         if empty := [block for block in blocks if not block.to_decode]:
             self._threads.submit(partial(self._decoded, empty))
         async with flat_task_group() as tasks:
-            for (_, prototype), (store, requests) in by_store.items():
-                tasks.create_task(self._fetch_chunks(store, prototype, requests))
+            for requests, keys in by_store.values():
+                if keys:
+                    tasks.create_task(self._fetch_chunks(requests, keys))
             if by_array:
                 tasks.create_task(self._read_by_array(by_array))
 
-    async def _fetch_chunks(
-        self, store: Store, prototype: BufferPrototype, requests: Sequence[_Request]
-    ) -> None:
-        keys = [block.reads[name].keys[number] for block, name, number in requests]
-        async with fetch_many(store, keys, prototype) as groups:
-            async for group in groups:
-                now = perf_counter()
-                for index, value in group:
-                    block, *_ = requests[index]
-                    block.nbytes += 0 if value is None else len(value)
-                    block.to_fetch -= 1
-                    block.fetched_at = now
-                shares = ([one] for one in group) if self._each else _shares(group)
-                for share in shares:
-                    self._threads.submit(partial(self._decode, requests, share))
+    async def _fetch_chunks(self, requests: Sequence[_Request], keys: Sequence[str]) -> None:
+        source = self._parts[requests[0][1]].blocks
+        collected: list[ReadGroup] = []
+        nbytes = 0
+        timer: asyncio.TimerHandle | None = None
+
+        def decode() -> None:
+            nonlocal nbytes, timer
+            if timer is not None:
+                timer.cancel()
+            for share in collected:
+                self._threads.submit(partial(self._decode, requests, share))
+            collected.clear()
+            nbytes, timer = 0, None
+
+        try:
+            async with fetch_many(source.store, keys, source.prototype) as groups:
+                async for group in groups:
+                    now = perf_counter()
+                    for index, value in group:
+                        block, *_ = requests[index]
+                        size = 0 if value is None else len(value)
+                        block.nbytes += size
+                        block.to_fetch -= 1
+                        block.fetched_at = now
+                        nbytes += size
+                    collected.extend(([one] for one in group) if self._each else _shares(group))
+                    if nbytes >= SHARE_BYTES * len(collected) or nbytes >= COLLECTED_BYTES:
+                        decode()
+                    elif timer is None:
+                        timer = self._loop.call_later(COLLECTING_SECONDS, decode)
+        finally:
+            decode()
 
     async def _read_by_array(self, wanted: Sequence[tuple[_Block, str]]) -> None:
         """Have arrays read blocks themselves: those with codecs that are not plain."""
@@ -439,7 +475,7 @@ class BlockReader:
             except Exception as error:  # noqa: BLE001 -- it is handed over
                 self._publish([(block, failed(error))])
                 return
-            block.arrays[name] = cast("NDArrayLike", array)
+            block.parts[name] = _ReadByArray(array)
             block.nbytes += held_nbytes(array)
             block.to_fetch -= 1
             block.fetched_at = perf_counter()
@@ -458,12 +494,21 @@ class BlockReader:
                 return
             block, name, number = requests[index]
             try:
-                block.reads[name].decode(number, value)
+                cast("BlockRead", self._part(block, name)).decode(number, value)
             except BaseException as error:  # noqa: BLE001 -- it is handed over
                 self._publish([(block, failed(error))])
             else:
                 decoded.append(block)
         self._decoded(decoded)
+
+    def _part(self, block: _Block, name: str) -> BlockRead | _ReadByArray:
+        part = block.parts.get(name)
+        if part is None:
+            source, axis = self._parts[name]
+            transform = cast("ChunkTransform", source.transform)
+            read = BlockRead(source, transform, *axis.chunks(block.index))
+            part = block.parts.setdefault(name, read)  # that of the thread that was first
+        return part
 
     def _decoded(self, blocks: Sequence[_Block]) -> None:
         """Note that one chunk more of each of `blocks` is there; finish those that are complete."""
@@ -475,13 +520,11 @@ class BlockReader:
                     complete.append(block)
         outcomes: list[tuple[_Block, Outcome]] = []
         for block in complete:
-            arrays = block.arrays | {name: read.result() for name, read in block.reads.items()}
-            block.reads = {}
-            block.arrays = {}
-            nbytes = sum(map(held_nbytes, arrays.values()))
-            in_order = {name: arrays[name] for name in self._parts}
             try:
-                value = self._finish(block.index, in_order)
+                arrays = {name: self._part(block, name).result() for name in self._parts}
+                nbytes = sum(map(held_nbytes, arrays.values()))
+                block.parts.clear()
+                value = self._finish(block.index, arrays)
             except BaseException as error:  # noqa: BLE001 -- it is handed over
                 outcomes.append((block, failed(error)))
             else:

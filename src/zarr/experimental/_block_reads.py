@@ -1,14 +1,12 @@
 """What has to be fetched for a block of an array, and how that becomes the block.
 
-An `ArrayBlocks` works out once, for one array, what is the same for all its blocks. A `BlockRead`
-is one block of it: keys to fetch, and a function that decodes what has come of them and writes it
-to its place. Who fetches them, and on which thread is decoded, is up to the caller.
+An `ArrayBlocks` works out once, for one array, what is the same for all its blocks. A `BlockRead` is one block of it, from when the first of its chunks has come: it decodes them and puts them in their
+places. Who fetches chunks, and on which thread they are decoded, is up to the caller.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING
 
 from zarr.core._chunk_reads import chunk_decoder
@@ -20,9 +18,10 @@ from zarr.core.dtype.common import HasItemSize
 from zarr.storage._common import StorePath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from typing import Any
 
+    from zarr.abc.store import Store
     from zarr.core.buffer import Buffer, NDArrayLike
     from zarr.core.chunk_utils import ChunkTransform
     from zarr.core.indexing import SelectorTuple
@@ -74,6 +73,10 @@ class ArrayBlocks:
         self._config = config if config.order == order else replace(config, order=order)
         self._regular = self._spec(self.grid.chunk_shape) if self.grid.is_regular else None
 
+    @property
+    def store(self) -> Store:
+        return self.array.store_path.store
+
     def _spec(self, shape: tuple[int, ...]) -> ArraySpec:
         metadata = self.array.metadata
         return ArraySpec(shape, metadata.dtype, metadata.fill_value, self._config, self.prototype)
@@ -88,16 +91,6 @@ class ArrayBlocks:
     def key(self, coords: tuple[int, ...]) -> str:
         """The key of a chunk in the store."""
         return (self.array.store_path / self.array.metadata.encode_chunk_key(coords)).path
-
-    def read(
-        self,
-        transform: ChunkTransform,
-        projections: Iterable[Projection],
-        shape: tuple[int, ...],
-        drop_axes: tuple[int, ...] = (),
-    ) -> BlockRead:
-        """Begin to read a block of some shape, which the chunks of `projections` make up."""
-        return BlockRead(self, transform, projections, shape, drop_axes)
 
 
 def _transform(array: AsyncArray[Any]) -> ChunkTransform | None:
@@ -116,35 +109,41 @@ def _transform(array: AsyncArray[Any]) -> ChunkTransform | None:
 class BlockRead:
     """One block that is being read.
 
-    Attributes
+    Parameters
     ----------
-    keys
-        What to fetch: one key for each chunk.
+    blocks
+        How the blocks of its array are read.
+    transform
+        What decodes a chunk.
+    projections
+        The chunks that the block is made of.
+    shape
+        The shape of the block.
+    drop_axes
+        Axes of the chunks that the block lacks.
     """
 
     def __init__(
         self,
         blocks: ArrayBlocks,
         transform: ChunkTransform,
-        projections: Iterable[Projection],
+        projections: Sequence[Projection],
         shape: tuple[int, ...],
-        drop_axes: tuple[int, ...],
+        drop_axes: tuple[int, ...] = (),
     ) -> None:
         empty = blocks.prototype.nd_buffer.empty
         self._out = empty(shape=shape, dtype=blocks.dtype, order=blocks.order)
-        self.keys: list[str] = []
-        self._chunks: list[tuple[ArraySpec, SelectorTuple, SelectorTuple]] = []
-        for coords, chunk_selection, out_selection in projections if prod(shape) else ():
-            self.keys.append(blocks.key(coords))
-            self._chunks.append((blocks.spec(coords), chunk_selection, out_selection))
+        self._blocks = blocks
+        self._projections = projections
         self._scatter = chunk_decoder(transform, self._out, drop_axes)
 
     def decode(self, number: int, value: Buffer | None) -> None:
-        """Decode the chunk of `keys[number]`; fill its place if there is none.
+        """Decode the chunk of `projections[number]`; fill its place if there is none.
 
         Any thread may do so, and several at once.
         """
-        self._scatter(value, *self._chunks[number])
+        coords, chunk_selection, out_selection = self._projections[number]
+        self._scatter(value, self._blocks.spec(coords), chunk_selection, out_selection)
 
     def result(self) -> NDArrayLike:
         """The block, once every chunk has been decoded."""

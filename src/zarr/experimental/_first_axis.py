@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zarr.core.chunk_grids import ChunkGrid
-    from zarr.core.indexing import Indexer
+    from zarr.core.indexing import ChunkDimProjection, Indexer
     from zarr.experimental._block_reads import Projection
 
 
@@ -56,12 +56,11 @@ class FirstAxis:
         self._shape = shape
         self._grid = grid
         self._selection = ensure_tuple(selection)
-        self._others: list[tuple[Any, ...]] | None = None
+        self._others: list[Projection] | None = None
         whole = self._indexer(slice(None))
         self._other_size = prod(whole.shape[1:])
         if isinstance(whole, BasicIndexer):
-            axes = [list(axis) for axis in whole.dim_indexers[1:]]
-            self._others = [tuple(zip(*dims, strict=True)) for dims in itertools.product(*axes)]
+            self._others = [_crossed(axes) for axes in itertools.product(*whole.dim_indexers[1:])]
             self._other_shape = whole.shape[1:]
 
     def __len__(self) -> int:
@@ -85,20 +84,34 @@ class FirstAxis:
         kind = BasicIndexer if basic else OrthogonalIndexer
         return kind((rows, *self._selection), self._shape, self._grid)
 
+    def coords(self, block: int) -> list[tuple[int, ...]]:
+        """The coordinates of the chunks of a block."""
+        if self._others is not None and self.size(block):
+            return [(block, *coords) for coords, *_ in self._others]
+        return [coords for coords, *_ in self.chunks(block).projections]
+
     def chunks(self, block: int) -> BlockChunks:
-        """The chunks of a block."""
+        """The chunks of a block, and what becomes of them."""
         if self._others is None:
             indexer = self.indexer(block)
             found = [(coords, chunk, out) for coords, chunk, out, _ in indexer]
             return BlockChunks(found, indexer.shape, indexer.drop_axes)
         length = self.dimension.data_size(block)
         rows = slice(0, length)
-        projections: list[Projection] = []
-        for others in self._others:
-            coords, chunk, out, _ = others or ((), (), (), ())
-            kept = [part for part in out if part is not None]
-            projections.append(((block, *coords), (rows, *chunk), (rows, *kept)))
+        projections = [
+            ((block, *coords), (rows, *chunk), (rows, *out)) for coords, chunk, out in self._others
+        ]
         return BlockChunks(projections, (length, *self._other_shape), ())
+
+
+def _crossed(axes: Iterable[ChunkDimProjection]) -> Projection:
+    """The projection of a chunk from those of its axes."""
+    axes = list(axes)
+    return (
+        tuple(axis.dim_chunk_ix for axis in axes),
+        tuple(axis.dim_chunk_sel for axis in axes),
+        tuple(axis.dim_out_sel for axis in axes if axis.dim_out_sel is not None),
+    )
 
 
 def chosen_blocks(

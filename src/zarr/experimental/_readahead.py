@@ -71,7 +71,7 @@ class Readahead:
         self._expected = expected
         self._budget = budget
         self._factor: float | None = None
-        self._held: dict[int, int] = {}
+        self._held: dict[int, tuple[int, int]] = {}  # what each weighs, and should have weighed
 
     def __len__(self) -> int:
         """How many blocks have started and were not taken."""
@@ -84,7 +84,7 @@ class Readahead:
         if self._factor is None:
             return False
         free = self._budget - self.nbytes
-        return free >= self._weight(self.admitted) and free >= self._budget // 4
+        return free >= self._budget // 4 and free >= self._weight(self._expected(self.admitted))
 
     def admit(self) -> range:
         """Start blocks: which positions, if any."""
@@ -92,10 +92,11 @@ class Readahead:
         if self.admits():
             limit = min(self.count, first + (MAX_ADMITTED if self._factor is not None else 1))
             while self.admitted < limit:
-                weight = self._weight(self.admitted)
+                expected = self._expected(self.admitted)
+                weight = self._weight(expected)
                 if self._held and self.nbytes + weight > self._budget:
                     break
-                self._held[self.admitted] = weight
+                self._held[self.admitted] = weight, expected
                 self.nbytes += weight
                 self.admitted += 1
             self.running += self.admitted - first
@@ -103,18 +104,22 @@ class Readahead:
             self.max_blocks = max(self.max_blocks, len(self._held))
         return range(first, self.admitted)
 
-    def _weight(self, position: int) -> int:
-        return ceil(self._expected(position) * (self._factor or 1)) + OVERHEAD
+    def _weight(self, expected: int) -> int:
+        return ceil(expected * (self._factor or 1)) + OVERHEAD
 
     def finish(self, position: int, running: int, finished: int) -> None:
         """Note what a block weighed while it ran, and what it weighs now that it is there."""
-        factor = running / max(1, self._expected(position))
-        self._factor = max(self._factor or 0.0, factor)
-        self.nbytes += finished + OVERHEAD - self._held[position]
-        self._held[position] = finished + OVERHEAD
+        weight, expected = self._held[position]
+        factor = running / max(1, expected)
+        if self._factor is None or factor > self._factor:
+            self._factor = factor
+        self._held[position] = finished + OVERHEAD, expected
+        self.nbytes += finished + OVERHEAD - weight
         self.running -= 1
-        self.max_nbytes = max(self.max_nbytes, self.nbytes)
+        if self.nbytes > self.max_nbytes:
+            self.max_nbytes = self.nbytes
 
     def take(self, position: int) -> None:
         """A block was taken, and counts no more."""
-        self.nbytes -= self._held.pop(position)
+        weight, _ = self._held.pop(position)
+        self.nbytes -= weight

@@ -17,7 +17,7 @@ from zarr.core.array import Array
 from zarr.core.indexing import BlockIndexer, ensure_tuple, pop_fields, replace_lists
 from zarr.core.sync import _get_loop, sync
 from zarr.experimental._block_reader import CLOSE_SECONDS, BlockReader, BlockStreamStats, Part
-from zarr.experimental._block_reads import ArrayBlocks
+from zarr.experimental._block_reads import ArrayBlocks, BlockRead
 from zarr.experimental._first_axis import FirstAxis, chosen_blocks
 from zarr.experimental._readahead import Readahead, parse_nbytes
 from zarr.storage import LocalStore, MemoryStore
@@ -125,7 +125,7 @@ def _read_here(blocks: ArrayBlocks, indexer: BlockIndexer) -> NDArrayLike | None
 
     Reads that are reported are those that pass through `Store.get_many`.
     """
-    store = blocks.array.store_path.store
+    store = blocks.store
     if (
         blocks.transform is None
         or type(store) not in (LocalStore, MemoryStore)
@@ -137,13 +137,13 @@ def _read_here(blocks: ArrayBlocks, indexer: BlockIndexer) -> NDArrayLike | None
     chunks = [(coords, *selections) for coords, *selections, _ in islice(indexer, 2)]
     if len(chunks) != 1:
         return None
-    read = blocks.read(blocks.transform, chunks, indexer.shape)
-    value = cast("LocalStore", store).get_sync(read.keys[0], prototype=blocks.prototype)
-    read.decode(0, value)
+    read = BlockRead(blocks, blocks.transform, chunks, indexer.shape)
+    key = blocks.key(chunks[0][0])
+    read.decode(0, cast("LocalStore", store).get_sync(key, prototype=blocks.prototype))
     return read.result()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Block:
     """A block of one or several arrays.
 
@@ -160,9 +160,6 @@ class Block:
     index: int
     span: slice
     arrays: Mapping[str, NDArrayLike]
-
-    def __getitem__(self, name: str) -> NDArrayLike:
-        return self.arrays[name]
 
     @property
     def array(self) -> NDArrayLike:
