@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,15 @@ from zarr.errors import ChunkNotFoundError
 from zarr.experimental._readahead import OVERHEAD
 from zarr.experimental.block_stream import Block, BlockStream, BlockStreamStats
 from zarr.experimental.read_report import report_reads
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
+
+pytest.importorskip("fsspec", minversion="2024.12.0")
+pytest.importorskip("aiohttp")
+
+from fsspec.implementations.http import HTTPFileSystem
+from fsspec.implementations.reference import ReferenceFileSystem
+
+from tests.range_server import Fault, RangeServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -331,16 +340,19 @@ def test_fetches_in_flight_of_blocks_that_arrays_read_themselves() -> None:
     assert store.max_in_flight == 3
 
 
-def test_fetches_in_flight_by_default() -> None:
+@pytest.mark.parametrize(("configured", "expected"), [(None, 32), (4, 4), (100, 100)])
+def test_fetches_in_flight_by_default(configured: int | None, expected: int) -> None:
     store = GatedStore()
-    array = make_array(store, blocks=100)
-    with BlockStream(array) as stream:
-        list(stream)
-    assert store.max_in_flight == 32
-    store.max_in_flight = 0
-    with zarr.config.set({"async.concurrency": 4}), BlockStream(array) as stream:
-        list(stream)
-    assert store.max_in_flight == 4
+    array = make_array(store, blocks=200)
+    store.opened = {"c/0"}
+    with zarr.config.set({"async.concurrency": configured} if configured else {}):
+        stream = BlockStream(array)
+    with stream, ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(values, stream)
+        until(lambda: store.in_flight == expected)
+        store.opened = None
+        assert len(taken.result(SECONDS)) == 200
+    assert store.max_in_flight == expected
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -619,7 +631,6 @@ def test_what_the_consumer_waited_for() -> None:
         with BlockStream(array, readahead_bytes=1) as idle:
             next(idle)
             next(idle)
-            until(lambda: len(store.asked) == 1 + 2 + 3 + 3)
             time.sleep(0.2)
             list(idle)
             assert idle.stats.consumer_seconds > 0.1
@@ -956,7 +967,7 @@ stream = BlockStream(array, readahead_bytes=20_000)
 """
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", text],
+        [sys.executable, "-W", "always", "-W", "ignore::DeprecationWarning", "-c", text],
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -1023,60 +1034,50 @@ def test_stores_of_this_machine(kind: str, tmp_path: Path) -> None:
     store.close()
 
 
-def served(server: Any) -> zarr.Array[Any]:
-    from zarr.storage import FsspecStore
+@contextmanager
+def served(store: FsspecStore, http: Any) -> Iterator[zarr.Array[Any]]:
+    """An array in a store, whose connections are closed at the end."""
 
-    options = {"skip_instance_cache": True}
-    return zarr.open_array(FsspecStore.from_url(f"{server.url}/a", options, read_only=True), mode="r")
+    async def close() -> None:
+        await (await http.set_session()).close()
+
+    yield zarr.open_array(store, mode="r")
+    sync(close())
 
 
 def test_over_http() -> None:
-    pytest.importorskip("aiohttp")
-    pytest.importorskip("fsspec")
-    from tests.range_server import Fault, RangeServer
-
     objects: dict[str, Any] = {}
     make_array(objects, blocks=40)
     files = {f"a/{key}": value.to_bytes() for key, value in objects.items()}
     with RangeServer(files, latency=0.005) as server:
-        with BlockStream(served(server), io_concurrency=8) as stream:
-            assert values(stream) == list(range(1, 41))
-        chunks = [request for request in server.requests if "/c/" in request.path]
-        assert len(chunks) == stream.stats.requests == 40
-        assert max(request.in_flight for request in chunks) == 8
-        server.inject(Fault(status=503), path="/a/c/7", times=None)
-        taken = []
-        with (
-            BlockStream(served(server)) as stream,
-            pytest.raises(Exception, match="503"),  # noqa: PT011
-        ):
-            for block in stream:
-                taken.append(int(block.array[0]))  # noqa: PERF401
-        assert taken == [1, 2, 3, 4, 5, 6, 7]
+        options = {"skip_instance_cache": True}
+        store = FsspecStore.from_url(f"{server.url}/a", options, read_only=True)
+        with served(store, store.fs) as array:
+            with BlockStream(array, io_concurrency=8) as stream:
+                assert values(stream) == list(range(1, 41))
+            chunks = [request for request in server.requests if "/c/" in request.path]
+            assert len(chunks) == stream.stats.requests == 40
+            assert max(request.in_flight for request in chunks) == 8
+            server.inject(Fault(status=503), path="/a/c/7", times=None)
+            taken = []
+            with BlockStream(array) as stream, pytest.raises(Exception, match="503"):  # noqa: PT011
+                for block in stream:
+                    taken.append(int(block.array[0]))  # noqa: PERF401
+            assert taken == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_references_into_one_file_are_merged(tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
-    pytest.importorskip("fsspec")
-    from fsspec.implementations.reference import ReferenceFileSystem
-
-    from tests.range_server import RangeServer
-    from zarr.storage import FsspecStore
-
+def test_references_into_one_file_are_merged() -> None:
     objects: dict[str, Any] = {}
     make_array(objects, blocks=100)
     chunks = [objects[f"c/{n}"].to_bytes() for n in range(100)]
     with RangeServer({"packed": b"".join(chunks)}) as server:
         references = {f"c/{n}": [f"{server.url}/packed", 8 * n, 8] for n in range(100)}
         references["zarr.json"] = objects["zarr.json"].to_bytes().decode()
+        http = HTTPFileSystem(asynchronous=True, skip_instance_cache=True)
         fs = ReferenceFileSystem(
-            references,
-            remote_protocol="http",
-            remote_options={"asynchronous": True, "skip_instance_cache": True},
-            asynchronous=True,
-            skip_instance_cache=True,
+            references, fs={"http": http}, asynchronous=True, skip_instance_cache=True
         )
-        array = zarr.open_array(FsspecStore(fs, read_only=True, path=""), mode="r")
-        with BlockStream(array) as stream:
-            assert values(stream) == list(range(1, 101))
-        assert len(server.requests) == stream.stats.requests == 2
+        with served(FsspecStore(fs, read_only=True, path=""), http) as array:
+            with BlockStream(array) as stream:
+                assert values(stream) == list(range(1, 101))
+            assert len(server.requests) == stream.stats.requests == 2
