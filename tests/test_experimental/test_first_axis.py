@@ -77,9 +77,11 @@ def test_arrays_of_indices(selection: tuple[Any, ...]) -> None:
     for block in range(3):
         wanted = values[axis.rows(block)]
         for number, part in enumerate(selection, start=1):
-            wanted = np.take(wanted, np.arange(values.shape[number])[part], number) if (
-                not isinstance(part, int)
-            ) else wanted
+            wanted = (
+                np.take(wanted, np.arange(values.shape[number])[part], number)
+                if (not isinstance(part, int))
+                else wanted
+            )
         if isinstance(selection[-1], int):
             wanted = wanted[..., selection[-1]]
         np.testing.assert_array_equal(assembled(axis, values, block), wanted)

@@ -182,7 +182,9 @@ def test_codecs_of_numcodecs(name: str) -> None:
     assert_blocks_are_same(array)
 
 
-@pytest.mark.parametrize("coords", [0, (1,), -1, (1, 2), (0, slice(None)), slice(1, 3), ..., (..., 1)])
+@pytest.mark.parametrize(
+    "coords", [0, (1,), -1, (1, 2), (0, slice(None)), slice(1, 3), ..., (..., 1)]
+)
 def test_coordinates(coords: Any, tmp_path: Path) -> None:
     values = np.arange(9 * 11).reshape(9, 11)
     for store in (MemoryStore(), LocalStore(tmp_path / "array")):
@@ -194,7 +196,7 @@ def test_coordinates(coords: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("coords", [9, -9, (0, 0, 0), [1, 2], slice(0, 4, 2), "x", 1.5, None])
 def test_bad_coordinates(coords: Any) -> None:
     array = zarr.create_array({}, data=np.arange(24).reshape(6, 4), chunks=(2, 2))
-    with pytest.raises(Exception) as expected:  # noqa: PT011
+    with pytest.raises(Exception) as expected:
         array.blocks[coords]
     with pytest.raises(type(expected.value)) as raised:
         read_block(array, coords)
@@ -205,7 +207,7 @@ def test_bad_coordinates(coords: Any) -> None:
 def test_fields(coords: Any) -> None:
     """What `array.blocks` says of them, that is: it can't read them either."""
     array = zarr.create_array({}, data=VALUES["structured"], chunks=(4,))
-    with pytest.raises(Exception) as expected:  # noqa: PT011
+    with pytest.raises(Exception) as expected:
         array.blocks[coords]
     with pytest.raises(type(expected.value)) as raised:
         read_block(array, coords)
@@ -351,7 +353,7 @@ def test_corrupt_chunks() -> None:
     store: dict[str, Any] = {}
     array = zarr.create_array(store, data=np.arange(4), chunks=(2,))
     store["c/1"] = type(store["c/1"]).from_bytes(b"nonsense")
-    with pytest.raises(Exception) as expected:  # noqa: PT011
+    with pytest.raises(Exception) as expected:
         array.blocks[1]
     with pytest.raises(type(expected.value), match=str(expected.value)):
         read_block(array, 1)

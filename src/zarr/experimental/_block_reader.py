@@ -16,14 +16,10 @@ import threading
 import weakref
 from concurrent.futures import Future, wait
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from queue import SimpleQueue
-from sys import getsizeof
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-
-import numpy as np
 
 from zarr.core._bounded import FetchSlots, fetch_slots, flat_task_group, map_ahead
 from zarr.core._chunk_reads import (
@@ -33,8 +29,10 @@ from zarr.core._chunk_reads import (
     _shares,
     fetch_many,
 )
-from zarr.core.sync import SyncError, _get_loop, iothread
+from zarr.core.sync import _get_loop, iothread
 from zarr.experimental._block_reads import BlockRead
+from zarr.experimental._decode_threads import DecodeThreads
+from zarr.experimental._readahead import BlockStreamStats, held_nbytes
 from zarr.experimental.read_report import ReadReport, report_reads
 
 if TYPE_CHECKING:
@@ -49,65 +47,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("zarr.experimental.block_stream")
 
+QUIET_SECONDS = 0.005
+"""How long nothing more has to come until what was collected is decoded."""
+
 CLOSE_SECONDS = 1.0
 """How long to wait for what was cancelled."""
-
-
-@dataclass(slots=True, kw_only=True)
-class BlockStreamStats:
-    """Figures of a stream of blocks.
-
-    Attributes
-    ----------
-    blocks, nbytes
-        Blocks that were delivered, and how many bytes they hold.
-    max_blocks_in_flight, max_nbytes_in_flight
-        The most blocks, and bytes, that were being read or waiting to be taken.
-    requests
-        Operations that the stores ran, as `ReadReport.reads` counts them.
-    io_seconds, decode_seconds
-        How long the consumer waited for a block that was being fetched, or decoded.
-    consumer_seconds
-        How long reading stood still because the consumer took no block.
-    """
-
-    blocks: int = 0
-    nbytes: int = 0
-    max_blocks_in_flight: int = 0
-    max_nbytes_in_flight: int = 0
-    requests: int = 0
-    io_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    consumer_seconds: float = 0.0
-
-
-class DecodeThreads:
-    """A few threads that run what they are given. They don't keep a program from ending."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self.threads: list[threading.Thread] = []
-        self._stopped = False
-
-    def submit(self, work: Callable[[], object]) -> None:
-        """Have a thread run `work`, which must not raise."""
-        self._queue.put(work)
-        if len(self.threads) < self._limit and not self._stopped:
-            thread = threading.Thread(target=self._run, name="zarr_block_decode", daemon=True)
-            self.threads.append(thread)
-            thread.start()
-
-    def _run(self) -> None:
-        while (work := self._queue.get()) is not None and not self._stopped:
-            work()
-            del work
-
-    def stop(self) -> None:
-        """Let the threads end, each after what it is at."""
-        self._stopped = True
-        for _ in self.threads:
-            self._queue.put(None)
 
 
 class Part(NamedTuple):
@@ -115,15 +59,6 @@ class Part(NamedTuple):
 
     blocks: ArrayBlocks
     axis: FirstAxis
-
-
-class _ReadByArray(NamedTuple):
-    """What an array has read by itself, of a block."""
-
-    array: Any
-
-    def result(self) -> Any:
-        return self.array
 
 
 class Outcome(NamedTuple):
@@ -142,10 +77,12 @@ type _Request = tuple[_Block, str, int]
 class _Block:
     """A block that is in flight."""
 
+    __slots__ = ("fetched_at", "index", "nbytes", "parts", "position", "to_decode", "to_fetch")
+
     def __init__(self, position: int, index: int) -> None:
         self.position = position
         self.index = index
-        self.parts: dict[str, BlockRead | _ReadByArray] = {}
+        self.parts: dict[str, Any] = {}
         self.to_fetch = 0  # changed by the event loop alone
         self.to_decode = 0  # changed under the lock of the reader
         self.nbytes = 0  # of what was fetched
@@ -204,8 +141,8 @@ class BlockReader:
         self.pid = os.getpid()
         self._task: asyncio.Task[None] | None = None
         self.ended: Future[None] = Future()
-        self._loop = _get_loop()
-        self._loop.call_soon_threadsafe(self._start)
+        self.loop = _get_loop()
+        self.loop.call_soon_threadsafe(self._start)
         _begun.add(self)
 
     # --- in the threads of the consumers -------------------------------------------------------
@@ -247,7 +184,7 @@ class BlockReader:
         for each in woken:
             each()
         if unparked:
-            self._loop.call_soon_threadsafe(self._room.set)
+            self.loop.call_soon_threadsafe(self._room.set)
         return outcome
 
     def _take_waiters(self) -> list[Callable[[], object]]:
@@ -261,37 +198,6 @@ class BlockReader:
         self._parked = self._parked and not unparked
         return unparked
 
-    def wait(self) -> Outcome:
-        """Take the next block, and block the thread until it is there."""
-        since = None
-        while True:
-            gate = threading.Lock()
-            gate.acquire()
-            outcome = self.take(gate.release, since)
-            if outcome is not None:
-                return outcome
-            if asyncio._get_running_loop() is self._loop:
-                raise SyncError("Waiting for a block from within zarr's own event loop")
-            since = since or perf_counter()
-            gate.acquire()
-
-    async def wait_async(self) -> Outcome:
-        """Take the next block, and let the event loop go on until it is there."""
-        loop = asyncio.get_running_loop()
-        since = None
-        while True:
-            there = asyncio.Event()
-
-            def wake(there: asyncio.Event = there) -> None:
-                with suppress(RuntimeError):  # its event loop was closed meanwhile
-                    loop.call_soon_threadsafe(there.set)
-
-            outcome = self.take(wake, since)
-            if outcome is not None:
-                return outcome
-            since = since or perf_counter()
-            await there.wait()
-
     def cancel(self) -> None:
         """Stop, without waiting for it. May be called by the garbage collector: takes no lock."""
         if self.closed:
@@ -300,13 +206,17 @@ class BlockReader:
         if self.pid == os.getpid():
             self._threads.stop()
             with suppress(RuntimeError):  # the event loop was closed
-                self._loop.call_soon_threadsafe(self._end)
+                self.loop.call_soon_threadsafe(self._end)
 
     def close(self) -> None:
         """Stop, and wait a moment until nothing is left in the event loop."""
         self.cancel()
         here = threading.current_thread()
-        if self.pid == os.getpid() and here is not iothread[0] and here not in self._threads.threads:
+        if (
+            self.pid == os.getpid()
+            and here is not iothread[0]
+            and here not in self._threads.threads
+        ):
             wait([self.ended], timeout=CLOSE_SECONDS)
 
     def stats(self) -> BlockStreamStats:
@@ -327,7 +237,7 @@ class BlockReader:
     # --- in the event loop -----------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._task = self._loop.create_task(self._run())
+        self._task = self.loop.create_task(self._run())
         self._task.add_done_callback(self._on_done)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
@@ -341,9 +251,9 @@ class BlockReader:
                 self._publish([(block, failed(error))])
 
     def _end(self) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        self._task.add_done_callback(self._on_end)
+        if self._task is not None:  # `_start` came first
+            self._task.cancel()
+            self._task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         with self._lock:
@@ -352,7 +262,9 @@ class BlockReader:
             woken = self._take_waiters()
         for each in woken:
             each()
-        logger.info("%d of %d blocks were taken: %s", self.position, len(self._indices), self.stats())
+        logger.info(
+            "%d of %d blocks were taken: %s", self.position, len(self._indices), self.stats()
+        )
         self.ended.set_result(None)
 
     async def _run(self) -> None:
@@ -431,7 +343,7 @@ class BlockReader:
     async def _fetch_chunks(self, requests: Sequence[_Request], keys: Sequence[str]) -> None:
         source = self._parts[requests[0][1]].blocks
         collected: list[ReadGroup] = []
-        nbytes = 0
+        nbytes, until = 0, 0.0
         timer: asyncio.TimerHandle | None = None
 
         def decode() -> None:
@@ -455,10 +367,16 @@ class BlockReader:
                         block.fetched_at = now
                         nbytes += size
                     collected.extend(([one] for one in group) if self._each else _shares(group))
+                    if timer is None:
+                        until = self.loop.time() + COLLECTING_SECONDS
+                    else:
+                        timer.cancel()
                     if nbytes >= SHARE_BYTES * len(collected) or nbytes >= COLLECTED_BYTES:
                         decode()
-                    elif timer is None:
-                        timer = self._loop.call_later(COLLECTING_SECONDS, decode)
+                    else:
+                        timer = self.loop.call_at(
+                            min(until, self.loop.time() + QUIET_SECONDS), decode
+                        )
         finally:
             decode()
 
@@ -475,7 +393,7 @@ class BlockReader:
             except Exception as error:  # noqa: BLE001 -- it is handed over
                 self._publish([(block, failed(error))])
                 return
-            block.parts[name] = _ReadByArray(array)
+            block.parts[name] = array
             block.nbytes += held_nbytes(array)
             block.to_fetch -= 1
             block.fetched_at = perf_counter()
@@ -494,14 +412,14 @@ class BlockReader:
                 return
             block, name, number = requests[index]
             try:
-                cast("BlockRead", self._part(block, name)).decode(number, value)
+                self._part(block, name).decode(number, value)
             except BaseException as error:  # noqa: BLE001 -- it is handed over
                 self._publish([(block, failed(error))])
             else:
                 decoded.append(block)
         self._decoded(decoded)
 
-    def _part(self, block: _Block, name: str) -> BlockRead | _ReadByArray:
+    def _part(self, block: _Block, name: str) -> Any:
         part = block.parts.get(name)
         if part is None:
             source, axis = self._parts[name]
@@ -521,7 +439,7 @@ class BlockReader:
         outcomes: list[tuple[_Block, Outcome]] = []
         for block in complete:
             try:
-                arrays = {name: self._part(block, name).result() for name in self._parts}
+                arrays = {name: _result(self._part(block, name)) for name in self._parts}
                 nbytes = sum(map(held_nbytes, arrays.values()))
                 block.parts.clear()
                 value = self._finish(block.index, arrays)
@@ -550,7 +468,12 @@ class BlockReader:
         for each in woken:
             each()
         if unparked:
-            self._loop.call_soon_threadsafe(self._room.set)
+            self.loop.call_soon_threadsafe(self._room.set)
+
+
+def _result(part: Any) -> NDArrayLike:
+    """The block of an array, from what is in `_Block.parts`."""
+    return part.result() if isinstance(part, BlockRead) else part
 
 
 def failed(error: BaseException) -> Outcome:
@@ -561,16 +484,6 @@ def failed(error: BaseException) -> Outcome:
         failure.__cause__ = error
         return Outcome(error=failure)
     return Outcome(error=error)
-
-
-def held_nbytes(array: Any) -> int:
-    """How many bytes an array holds, about, those that its elements point to included."""
-    nbytes = int(array.nbytes)
-    if array.dtype.hasobject and array.dtype.kind == "O":
-        nbytes += sum(map(getsizeof, array.flat))
-    elif array.dtype.kind == "T":
-        nbytes += int(np.strings.str_len(array).sum())
-    return nbytes
 
 
 _begun: weakref.WeakSet[BlockReader] = weakref.WeakSet()

@@ -90,7 +90,8 @@ class ArrayBlocks:
 
     def key(self, coords: tuple[int, ...]) -> str:
         """The key of a chunk in the store."""
-        return (self.array.store_path / self.array.metadata.encode_chunk_key(coords)).path
+        key: str = (self.array.store_path / self.array.metadata.encode_chunk_key(coords)).path
+        return key
 
 
 def _transform(array: AsyncArray[Any]) -> ChunkTransform | None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from zarr.experimental._block_reads import Projection
 
 
+type _Others = tuple[tuple[int, ...], tuple[Any, ...], tuple[Any, ...]]
+"""A `Projection` without the first axis."""
+
+
 class BlockChunks(NamedTuple):
     """The chunks of one block, and the shape that they make up."""
 
@@ -56,7 +60,7 @@ class FirstAxis:
         self._shape = shape
         self._grid = grid
         self._selection = ensure_tuple(selection)
-        self._others: list[Projection] | None = None
+        self._others: list[_Others] | None = None
         whole = self._indexer(slice(None))
         self._other_size = prod(whole.shape[1:])
         if isinstance(whole, BasicIndexer):
@@ -104,7 +108,7 @@ class FirstAxis:
         return BlockChunks(projections, (length, *self._other_shape), ())
 
 
-def _crossed(axes: Iterable[ChunkDimProjection]) -> Projection:
+def _crossed(axes: Iterable[ChunkDimProjection]) -> _Others:
     """The projection of a chunk from those of its axes."""
     axes = list(axes)
     return (

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING
+from sys import getsizeof
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +45,44 @@ def parse_nbytes(size: int | str) -> int:
     if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 1:
         raise ValueError(f"Expected a positive number of bytes, got {size!r}.")
     return nbytes
+
+
+def held_nbytes(array: Any) -> int:
+    """How many bytes an array holds, about, those that its elements point to included."""
+    nbytes = int(array.nbytes)
+    if array.dtype.hasobject and array.dtype.kind == "O":
+        nbytes += sum(map(getsizeof, array.flat))
+    elif array.dtype.kind == "T":
+        nbytes += int(np.strings.str_len(array).sum())
+    return nbytes
+
+
+@dataclass(slots=True, kw_only=True)
+class BlockStreamStats:
+    """Figures of a stream of blocks.
+
+    Attributes
+    ----------
+    blocks, nbytes
+        Blocks that were delivered, and how many bytes they hold.
+    max_blocks_in_flight, max_nbytes_in_flight
+        The most blocks, and bytes, that were being read or waiting to be taken.
+    requests
+        Operations that the stores ran, as `ReadReport.reads` counts them.
+    io_seconds, decode_seconds
+        How long the consumer waited for a block that was being fetched, or decoded.
+    consumer_seconds
+        How long reading stood still because the consumer took no block.
+    """
+
+    blocks: int = 0
+    nbytes: int = 0
+    max_blocks_in_flight: int = 0
+    max_nbytes_in_flight: int = 0
+    requests: int = 0
+    io_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    consumer_seconds: float = 0.0
 
 
 class Readahead:
@@ -116,8 +158,7 @@ class Readahead:
         self._held[position] = finished + OVERHEAD, expected
         self.nbytes += finished + OVERHEAD - weight
         self.running -= 1
-        if self.nbytes > self.max_nbytes:
-            self.max_nbytes = self.nbytes
+        self.max_nbytes = max(self.max_nbytes, self.nbytes)
 
     def take(self, position: int) -> None:
         """A block was taken, and counts no more."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 from weakref import finalize
 
@@ -15,11 +17,11 @@ from zarr.abc.store import _get_many_is_current
 from zarr.core._bounded import fetch_limit, read_scope
 from zarr.core.array import Array
 from zarr.core.indexing import BlockIndexer, ensure_tuple, pop_fields, replace_lists
-from zarr.core.sync import _get_loop, sync
-from zarr.experimental._block_reader import CLOSE_SECONDS, BlockReader, BlockStreamStats, Part
+from zarr.core.sync import SyncError, _get_loop, sync
+from zarr.experimental._block_reader import CLOSE_SECONDS, BlockReader, Outcome, Part
 from zarr.experimental._block_reads import ArrayBlocks, BlockRead
 from zarr.experimental._first_axis import FirstAxis, chosen_blocks
-from zarr.experimental._readahead import Readahead, parse_nbytes
+from zarr.experimental._readahead import BlockStreamStats, Readahead, parse_nbytes
 from zarr.storage import LocalStore, MemoryStore
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from zarr.core.buffer import NDArrayLike, NDArrayLikeOrScalar
     from zarr.core.indexing import BasicSelection, Fields
-    from zarr.experimental._block_reads import AnyArray
+    from zarr.experimental._block_reads import AnyArray, Projection
 
 __all__ = ["Block", "BlockStream", "BlockStreamStats", "read_block", "read_block_async"]
 
@@ -74,9 +76,7 @@ def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeO
     return sync(_read(blocks, indexer, fields)) if block is None else block
 
 
-async def read_block_async(
-    array: AnyArray, coords: BasicSelection | Fields
-) -> NDArrayLikeOrScalar:
+async def read_block_async(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeOrScalar:
     """Read a block of an array, as `read_block` does, without blocking the event loop.
 
     Parameters
@@ -111,7 +111,7 @@ def _block(
     """What `array.blocks` makes of `coords`."""
     fields, selection = pop_fields(coords)
     selection = replace_lists(ensure_tuple(selection))
-    return fields, BlockIndexer(selection, blocks.array.shape, blocks.grid)
+    return fields, BlockIndexer(cast("BasicSelection", selection), blocks.array.shape, blocks.grid)
 
 
 async def _read(
@@ -134,11 +134,12 @@ def _read_here(blocks: ArrayBlocks, indexer: BlockIndexer) -> NDArrayLike | None
         or read_scope.get() is not None
     ):
         return None
-    chunks = [(coords, *selections) for coords, *selections, _ in islice(indexer, 2)]
+    chunks = [part[:3] for part in islice(indexer, 2)]
     if len(chunks) != 1:
         return None
-    read = BlockRead(blocks, blocks.transform, chunks, indexer.shape)
-    key = blocks.key(chunks[0][0])
+    projections = cast("list[Projection]", chunks)
+    read = BlockRead(blocks, blocks.transform, projections, indexer.shape)
+    key = blocks.key(projections[0][0])
     read.decode(0, cast("LocalStore", store).get_sync(key, prototype=blocks.prototype))
     return read.result()
 
@@ -299,7 +300,7 @@ class BlockStream[T]:
         return self
 
     def __next__(self) -> T:
-        outcome = self._begin().wait()
+        outcome = _wait(self._begin())
         if outcome.error is None:
             return cast("T", outcome.value)
         self.close()
@@ -312,7 +313,7 @@ class BlockStream[T]:
         return self
 
     async def __anext__(self) -> T:
-        outcome = await self._begin().wait_async()
+        outcome = await _wait_async(self._begin())
         if outcome.error is None:
             return cast("T", outcome.value)
         await self.aclose()
@@ -410,7 +411,7 @@ def _label(name: str, blocks: ArrayBlocks) -> str:
 def _positive(name: str, value: int | None, default: int) -> int:
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise ValueError(f"{name} must be a positive number, got {value!r}.")
     return value
 
@@ -444,3 +445,36 @@ def _reader(
         finish=finish,
         each=transform is not None,
     )
+
+
+def _wait(reader: BlockReader) -> Outcome:
+    """Take the next block, and block the thread until it is there."""
+    since = None
+    while True:
+        gate = Lock()
+        gate.acquire()
+        outcome = reader.take(gate.release, since)
+        if outcome is not None:
+            return outcome
+        if asyncio._get_running_loop() is reader.loop:
+            raise SyncError("Waiting for a block from within zarr's own event loop")
+        since = since or perf_counter()
+        gate.acquire()
+
+
+async def _wait_async(reader: BlockReader) -> Outcome:
+    """Take the next block, and let the event loop go on until it is there."""
+    loop = asyncio.get_running_loop()
+    since = None
+    while True:
+        there = asyncio.Event()
+
+        def wake(there: asyncio.Event = there) -> None:
+            with suppress(RuntimeError):  # its event loop was closed meanwhile
+                loop.call_soon_threadsafe(there.set)
+
+        outcome = reader.take(wake, since)
+        if outcome is not None:
+            return outcome
+        since = since or perf_counter()
+        await there.wait()
