@@ -4,6 +4,8 @@ build/demo-stock/bin/python bench/arrays.py DATA field 2048 64
 build/demo-stock/bin/python bench/arrays.py DATA large
 build/demo-stock/bin/python bench/arrays.py DATA group
 build/demo-stock/bin/python bench/arrays.py DATA shards
+build/demo-stock/bin/python bench/arrays.py DATA blocks
+build/demo-stock/bin/python bench/arrays.py DATA variants
 """
 
 from __future__ import annotations
@@ -107,6 +109,29 @@ def write_group(folder: Path) -> None:
         group.create_array(f"array-{number:04}", shape=(number + 1, 10), dtype="float32")
 
 
+def write_blocks(folder: Path) -> None:
+    """The terrain as 1,024 blocks of 16 KiB, one below the other, and as references into one file."""
+    tiles = terrain(2048).reshape(32, 64, 32, 64).swapaxes(1, 2).reshape(-1, 64)
+    zarr.create_array(
+        folder / "array.zarr", data=tiles, chunks=(64, 64), compressors=ZstdCodec(level=3)
+    )
+    pack(folder / "array.zarr", folder / "packed.bin", folder / "references.json")
+
+
+def write_variants(folder: Path) -> None:
+    """Genotypes of 1,000 samples at 10,000 positions, as VCF Zarr has them."""
+    random = np.random.default_rng(355)
+    group = zarr.create_group(folder / "group.zarr")
+    frequency = random.beta(0.3, 2, size=(10_000, 1, 1))
+    calls = (random.random((10_000, 1_000, 2)) < frequency).astype(np.int8)
+    group.create_array("call_genotype", data=calls, chunks=(1_000, 500, 2))
+    positions = np.cumsum(random.integers(1, 200, 10_000)).astype(np.int32)
+    group.create_array("position", data=positions, chunks=(1_000,))
+    names = np.array([f"rs{number}" for number in positions], dtype=np.dtypes.StringDType())
+    group.create_array("id", data=names, chunks=(1_000,))
+    group.create_array("quality", data=random.random(10_000, np.float32), chunks=(1_000,))
+
+
 def main(data: str, kind: str, *numbers: str) -> None:
     """Write the array under a name that appears only when it is whole."""
     write: dict[str, Any] = {
@@ -114,6 +139,8 @@ def main(data: str, kind: str, *numbers: str) -> None:
         "large": write_large,
         "group": write_group,
         "shards": write_shards,
+        "blocks": write_blocks,
+        "variants": write_variants,
     }
     folder = Path(data, "-".join((kind, *numbers)))
     unfinished = folder.with_name(f"{folder.name}.unfinished")

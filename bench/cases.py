@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zarr import Array
     from zarr.storage import FsspecStore
 
-type Data = Literal["field", "large", "group", "shards"]
+type Data = Literal["field", "large", "group", "shards", "blocks", "variants"]
 
 CASES: dict[str, Case] = {}
 
@@ -46,6 +46,8 @@ class Target:
     requests: int | None = None
     bytes_factor: float | None = None
     memory_factor: float | None = None
+    seconds: float | None = None  # of the read
+    memory: int | None = None  # bytes that it may hold at a time, beyond what there was before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +119,15 @@ class Source:
         http = HTTPStore.from_url(url, client_options={"allow_http": True})
         return _open(ObjectStore(http, read_only=True))
 
-    def references(self) -> Array[Any]:
+    def references(self, name: str | None = None) -> Array[Any]:
         import fsspec
 
         from zarr.storage import FsspecStore
 
         fs = fsspec.filesystem(
             "reference",
-            fo=str(self.data / self.field / "references.json"),
-            template_overrides={TEMPLATE: f"{self.url}/{self.field}/packed.bin"},
+            fo=str(self.data / (name or self.field) / "references.json"),
+            template_overrides={TEMPLATE: f"{self.url}/{name or self.field}/packed.bin"},
             remote_protocol="http",
             remote_options={"asynchronous": True, "skip_instance_cache": True},
             asynchronous=True,
@@ -351,6 +353,131 @@ def group_members(source: Source) -> Trial:
         return np.array([(name, str(array.shape)) for name, array in sorted(group.members())])
 
     return Trial(read)
+
+
+# --- block by block ---------------------------------------------------------------------------
+
+BLOCKS = 1024
+IO_CONCURRENCY = 32
+
+
+@case(
+    "blocks-local",
+    "1,024 blocks of 16 KiB, LocalStore, in a loop",
+    target=Target(faster=6),
+    rounds=5,
+    data="blocks",
+)
+def blocks_local(source: Source) -> Trial:
+    return _block_by_block(_open(source.data / "blocks" / "array.zarr"), threads=1)
+
+
+@case(
+    "blocks-local-pool",
+    "1,024 blocks of 16 KiB, LocalStore, 32 threads",
+    target=Target(faster=6),
+    rounds=5,
+    data="blocks",
+)
+def blocks_local_pool(source: Source) -> Trial:
+    return _block_by_block(_open(source.data / "blocks" / "array.zarr"))
+
+
+@case(
+    "blocks-references",
+    "1,024 blocks by references, 32 threads",
+    target=Target(faster=8),
+    latency_ms=20,
+    data="blocks",
+)
+def blocks_references(source: Source) -> Trial:
+    return _block_by_block(source.references("blocks"))
+
+
+@case(
+    "blocks-http",
+    "1,024 blocks over HTTP, 32 threads",
+    # The floor is that of as many requests at a time, each of which takes as long as the latency.
+    target=Target(seconds=1.25 * 0.020 * BLOCKS / IO_CONCURRENCY),
+    latency_ms=20,
+    data="blocks",
+)
+def blocks_http(source: Source) -> Trial:
+    return _block_by_block(source.http("blocks"))
+
+
+def _block_by_block(array: Array[Any], threads: int = IO_CONCURRENCY) -> Trial:
+    """Walk over blocks: with the stream where there is one, else with `threads` threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def kept(block: Any) -> Any:
+        return block[::16].copy()  # a program that walks over blocks does not keep them
+
+    def in_a_loop() -> list[Any]:
+        return [kept(array.blocks[index]) for index in range(BLOCKS)]
+
+    def in_a_pool() -> list[Any]:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda index: kept(array.blocks[index]), range(BLOCKS)))
+
+    try:
+        from zarr.experimental.block_stream import BlockStream
+    except ImportError:
+        return Trial(in_a_loop if threads == 1 else in_a_pool, warm_up=lambda: array.blocks[0])
+
+    def streamed() -> list[Any]:
+        with BlockStream(array, io_concurrency=IO_CONCURRENCY) as stream:
+            return [kept(block.array) for block in stream]
+
+    return Trial(streamed, warm_up=lambda: array.blocks[0])
+
+
+VARIANTS_BUDGET = 8 << 20
+VARIANTS_BLOCK = 1000 * (1000 * 2 + 4 + 16 + 4)
+"""Bytes of a block of the four arrays: calls, positions, text of up to 15 bytes, qualities."""
+
+
+@case(
+    "blocks-vcf",
+    "4 arrays in step, 8 MiB ahead, LocalStore",
+    target=Target(memory=VARIANTS_BUDGET + 2 * VARIANTS_BLOCK),
+    data="variants",
+)
+def blocks_vcf(source: Source) -> Trial:
+    import zarr
+
+    group = zarr.open_group(source.data / "variants" / "group.zarr", mode="r")
+    arrays: dict[str, Any] = dict(sorted(group.arrays()))
+    figures: list[Any] = []
+
+    def summary(blocks: Any) -> list[Any]:
+        return [blocks[name][::100].astype("U16" if name == "id" else None) for name in arrays]
+
+    def in_step() -> list[Any]:
+        found: list[Any] = []
+        for index in range(10):
+            found += summary({name: array.blocks[index] for name, array in arrays.items()})
+        return found
+
+    try:
+        from zarr.experimental.block_stream import BlockStream
+    except ImportError:
+        return Trial(in_step)
+
+    def streamed() -> list[Any]:
+        found: list[Any] = []
+        with BlockStream(arrays, readahead_bytes=VARIANTS_BUDGET) as stream:
+            for block in stream:
+                found += summary(block.arrays)
+        figures.append(stream.stats)
+        return found
+
+    def problems() -> list[str]:
+        most = max(figure.max_nbytes_in_flight for figure in figures)
+        over = most > VARIANTS_BUDGET
+        return [f"{most:,} bytes were in flight, of {VARIANTS_BUDGET:,}"] if over else []
+
+    return Trial(streamed, problems=problems)
 
 
 # --- on this machine --------------------------------------------------------------------------

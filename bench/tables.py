@@ -99,7 +99,9 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
 def _memory(comparison: Comparison) -> str:
     """Peak memory of the process, where the case is about it, and what it held before the read."""
     peaks, before = _peaks(comparison), middle(comparison.fork).baseline
-    if comparison.case.target.memory_factor is None or peaks is None or before is None:
+    target = comparison.case.target
+    about_memory = target.memory_factor is not None or target.memory is not None
+    if not about_memory or peaks is None or before is None:
         return ""
     return f"{' → '.join(map(volume, peaks))} ({volume(before)} before)"
 
@@ -132,4 +134,9 @@ def verdicts(comparison: Comparison) -> list[str]:
     if target.memory_factor is not None and peaks:
         reached = peaks[1] <= target.memory_factor * peaks[0]
         judge(f"≤ {target.memory_factor:g}x the memory", reached)
+    if target.seconds is not None:
+        judge(f"≤ {duration(target.seconds)}", fork.seconds <= target.seconds)
+    if target.memory is not None and peaks and fork.baseline is not None:
+        reached = peaks[1] - fork.baseline <= target.memory
+        judge(f"≤ {volume(target.memory)} more in memory", reached)
     return found

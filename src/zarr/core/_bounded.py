@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar, copy_context
+from functools import partial
 from itertools import chain, islice
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -63,6 +64,10 @@ ranges_are_merged: ContextVar[bool] = ContextVar("ranges_are_merged", default=Fa
 """Whether the consumer has merged byte ranges of one key as it was told to (by the configuration of
 an array): a store should not merge them further, except with those of other keys."""
 
+fetch_slots: ContextVar[FetchSlots | None] = ContextVar("fetch_slots", default=None)
+"""How many fetches a consumer wants in flight, in all its reads together, whatever the store and
+`async.concurrency` say."""
+
 
 class Fetch(NamedTuple):
     """One operation to run, and how many bytes it will return (`None`: not known beforehand).
@@ -94,9 +99,39 @@ read_watcher: ContextVar[ReadWatcher | None] = ContextVar("read_watcher", defaul
 
 async def watched(run: Callable[[], Coroutine[Any, Any, ReadGroup]]) -> ReadGroup:
     """Run what a `Fetch` that is no read does when its turn has come: from here on it reads."""
-    watcher = read_watcher.get()
-    fetch = Fetch(run, None)
-    return await (fetch if watcher is None else watcher.fetch(fetch)).run()
+    (fetch,) = _observed([Fetch(run, None)])
+    return await fetch.run()
+
+
+class FetchSlots:
+    """Lets so many fetches of several reads in one event loop be in flight at once."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._free = asyncio.Semaphore(limit)
+
+    def fetch(self, fetch: Fetch) -> Fetch:
+        """A fetch that does what `fetch` does, once there is a slot for it."""
+        return fetch._replace(run=partial(self._run, fetch.run)) if fetch.is_read else fetch
+
+    async def _run(self, run: Callable[[], Coroutine[Any, Any, ReadGroup]]) -> ReadGroup:
+        async with self._free:
+            # What a store reads to serve a fetch must not wait for the slot of that fetch.
+            token = fetch_slots.set(None)
+            try:
+                return await run()
+            finally:
+                # A read that was abandoned with its event loop is closed in another context.
+                with suppress(ValueError):
+                    fetch_slots.reset(token)
+
+
+def _observed(fetches: Iterable[Fetch]) -> Iterable[Fetch]:
+    """Have fetches watched, and held back, as the consumer has asked for."""
+    if (watcher := read_watcher.get()) is not None:
+        fetches = map(watcher.fetch, fetches)
+    slots = fetch_slots.get()
+    return fetches if slots is None else map(slots.fetch, fetches)
 
 
 def fetch_limit(backend: int | None = None) -> int:
@@ -111,6 +146,8 @@ def fetch_limit(backend: int | None = None) -> int:
         The number of concurrent requests that suits the backend, or `None` if it has no
         preference: then `async.concurrency` applies.
     """
+    if (slots := fetch_slots.get()) is not None:
+        return slots.limit
     configured: int | None = config.get("async.concurrency")
     if configured is None:
         return sys.maxsize
@@ -181,7 +218,8 @@ async def get_each(
     split = enumerate(split_requests(requests))
     if len(requests) == 1:
         for index, (key, byte_range) in split:
-            yield await fetch(index, key, byte_range).run()
+            alone, slots = fetch(index, key, byte_range), fetch_slots.get()
+            yield await (alone if slots is None else slots.fetch(alone)).run()
         return
     fetches = (fetch(index, key, byte_range) for index, (key, byte_range) in split)
     async with aclosing(run_bounded(fetches, limit=fetch_limit(backend_limit))) as groups:
@@ -290,9 +328,7 @@ async def run_bounded(fetches: Iterable[Fetch], *, limit: int) -> AsyncGenerator
     """
     loop = asyncio.get_running_loop()
     window = _Window(limit, fetch_limit(), expected_nbytes.get(), loop.time())
-    if (watcher := read_watcher.get()) is not None:
-        fetches = map(watcher.fetch, fetches)
-    upcoming = iter(fetches)
+    upcoming = iter(_observed(fetches))
     held: dict[asyncio.Task[ReadGroup], int | None] = {}
     done: deque[asyncio.Task[ReadGroup]] = deque()
     arrived: deque[tuple[asyncio.Task[ReadGroup], int]] = deque()

@@ -1,0 +1,498 @@
+"""Read the blocks of several arrays in step, ahead of whoever takes them, in order.
+
+A `BlockReader` fetches in zarr's event loop, decodes on threads of its own, and hands over in the
+threads of its consumers. It knows nothing of the stream that it reads for, so that one that is
+forgotten can be collected, and then ends its reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import math
+import os
+import threading
+import weakref
+from concurrent.futures import Future, wait
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from zarr.core._bounded import FetchSlots, fetch_slots, flat_task_group, map_ahead
+from zarr.core._chunk_reads import (
+    COLLECTED_BYTES,
+    COLLECTING_SECONDS,
+    SHARE_BYTES,
+    _shares,
+    fetch_many,
+)
+from zarr.core.sync import _get_loop, iothread
+from zarr.experimental._block_reads import BlockRead
+from zarr.experimental._decode_threads import DecodeThreads
+from zarr.experimental._readahead import BlockStreamStats, held_nbytes
+from zarr.experimental.read_report import ReadReport, report_reads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from zarr.core._bounded import ReadGroup
+    from zarr.core.buffer import BufferPrototype, NDArrayLike
+    from zarr.core.chunk_utils import ChunkTransform
+    from zarr.experimental._block_reads import ArrayBlocks
+    from zarr.experimental._first_axis import FirstAxis
+    from zarr.experimental._readahead import Readahead
+
+logger = logging.getLogger("zarr.experimental.block_stream")
+
+QUIET_SECONDS = 0.005
+"""How long nothing more has to come until what was collected is decoded."""
+
+CLOSE_SECONDS = 1.0
+"""How long to wait for what was cancelled."""
+
+
+class Part(NamedTuple):
+    """One array of a reader: how its blocks are read, and which chunks they are made of."""
+
+    blocks: ArrayBlocks
+    axis: FirstAxis
+
+
+class Outcome(NamedTuple):
+    """What became of a block: what to hand over, or the error. `StopIteration`: there is no more."""
+
+    value: Any = None
+    error: BaseException | None = None
+    nbytes: int = 0
+    fetched_at: float = 0.0
+
+
+type _Request = tuple[_Block, str, int]
+"""A chunk of a block: the name of the array, and its number among the chunks of that."""
+
+
+class _Block:
+    """A block that is in flight."""
+
+    __slots__ = ("fetched_at", "index", "nbytes", "parts", "position", "to_decode", "to_fetch")
+
+    def __init__(self, position: int, index: int) -> None:
+        self.position = position
+        self.index = index
+        self.parts: dict[str, Any] = {}
+        self.to_fetch = 0  # changed by the event loop alone
+        self.to_decode = 0  # changed under the lock of the reader
+        self.nbytes = 0  # of what was fetched
+        self.fetched_at = 0.0
+
+
+class BlockReader:
+    """Reads blocks of several arrays.
+
+    Parameters
+    ----------
+    parts
+        The arrays, by name.
+    indices
+        Which blocks, in the order in which they are wanted.
+    readahead
+        When they start.
+    io_concurrency, decode_threads
+        How many fetches are in flight, and how many threads decode.
+    finish
+        Called on a thread with the index and the arrays of a block: makes what is handed over.
+    each
+        Whether `finish` may take long, so that no thread should do several blocks at a time.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Part],
+        indices: Sequence[int],
+        *,
+        readahead: Readahead,
+        io_concurrency: int,
+        decode_threads: int,
+        finish: Callable[[int, dict[str, NDArrayLike]], Any],
+        each: bool,
+    ) -> None:
+        self._report = ReadReport()
+        self.position = 0
+        self._stats = BlockStreamStats()
+        self.closed = False
+        self._parts = parts
+        self._indices = indices
+        self._readahead = readahead
+        self._io_concurrency = io_concurrency
+        self._threads = DecodeThreads(decode_threads)
+        self._finish = finish
+        self._each = each
+        self._lock = threading.Lock()
+        self._blocks: dict[int, _Block] = {}
+        self._ready: dict[int, Outcome] = {}
+        self._waiters: list[Callable[[], object]] = []
+        self._failed_at: float = math.inf
+        self._parked = False
+        self._idle_since: float | None = None
+        self._room = asyncio.Event()
+        self.pid = os.getpid()
+        self._task: asyncio.Task[None] | None = None
+        self.ended: Future[None] = Future()
+        self.loop = _get_loop()
+        self.loop.call_soon_threadsafe(self._start)
+        _begun.add(self)
+
+    # --- in the threads of the consumers -------------------------------------------------------
+
+    def take(self, wake: Callable[[], object], since: float | None) -> Outcome | None:
+        """Take the next block; `None` if it is not there yet: then `wake` is called when it is.
+
+        Parameters
+        ----------
+        wake
+            What to call, from another thread.
+        since
+            Since when the caller has been waiting for a block, if it has.
+        """
+        if self.pid != os.getpid():
+            raise RuntimeError("A stream of blocks that has begun cannot be used after a fork.")
+        with self._lock:
+            if self.closed or self.position == len(self._indices):
+                return Outcome(error=StopIteration())
+            outcome = self._ready.pop(self.position, None)
+            if outcome is None:
+                self._waiters.append(wake)
+                return None
+            if outcome.error is None:
+                self._blocks.pop(self.position)
+                self._readahead.take(self.position)
+                self._stats.blocks += 1
+                self._stats.nbytes += outcome.nbytes
+            self.position += 1
+            if since is not None:
+                now = perf_counter()
+                fetched_at = min(max(outcome.fetched_at, since), now)
+                self._stats.io_seconds += fetched_at - since
+                self._stats.decode_seconds += now - fetched_at
+            if self.position == len(self._indices):
+                self._was_idle()
+            woken = self._take_waiters()
+            unparked = self._unpark()
+        for each in woken:
+            each()
+        if unparked:
+            self.loop.call_soon_threadsafe(self._room.set)
+        return outcome
+
+    def _take_waiters(self) -> list[Callable[[], object]]:
+        woken: list[Callable[[], object]] = []
+        if self._waiters and (self.closed or self.position in self._ready):
+            woken, self._waiters = self._waiters, []
+        return woken
+
+    def _unpark(self) -> bool:
+        unparked = self._parked and self._readahead.admits()
+        self._parked = self._parked and not unparked
+        return unparked
+
+    def cancel(self) -> None:
+        """Stop, without waiting for it. May be called by the garbage collector: takes no lock."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.pid == os.getpid():
+            self._threads.stop()
+            with suppress(RuntimeError):  # the event loop was closed
+                self.loop.call_soon_threadsafe(self._end)
+
+    def close(self) -> None:
+        """Stop, and wait a moment until nothing is left in the event loop."""
+        self.cancel()
+        here = threading.current_thread()
+        if (
+            self.pid == os.getpid()
+            and here is not iothread[0]
+            and here not in self._threads.threads
+        ):
+            wait([self.ended], timeout=CLOSE_SECONDS)
+
+    def stats(self) -> BlockStreamStats:
+        """The figures as they are now."""
+        with self._lock:
+            return replace(
+                self._stats,
+                max_blocks_in_flight=self._readahead.max_blocks,
+                max_nbytes_in_flight=self._readahead.max_nbytes,
+                requests=self._report.reads,
+            )
+
+    def _was_idle(self) -> None:
+        if self._idle_since is not None:
+            self._stats.consumer_seconds += perf_counter() - self._idle_since
+            self._idle_since = None
+
+    # --- in the event loop -----------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._task = self.loop.create_task(self._run())
+        self._task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None and not self.closed:
+            with self._lock:
+                positions = range(self.position, len(self._indices))
+                lost = next((p for p in positions if p not in self._ready), None)
+            if lost is not None:
+                block = self._blocks.get(lost) or _Block(lost, self._indices[lost])
+                self._publish([(block, failed(error))])
+
+    def _end(self) -> None:
+        if self._task is not None:  # `_start` came first
+            self._task.cancel()
+            self._task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        with self._lock:
+            self._ready.clear()
+            self._blocks.clear()
+            woken = self._take_waiters()
+        for each in woken:
+            each()
+        logger.info(
+            "%d of %d blocks were taken: %s", self.position, len(self._indices), self.stats()
+        )
+        self.ended.set_result(None)
+
+    async def _run(self) -> None:
+        fetch_slots.set(FetchSlots(self._io_concurrency))
+        with report_reads() as self._report:
+            async with flat_task_group() as tasks:
+                while self._failed_at == math.inf and self._readahead.admitted < len(self._indices):
+                    self._room.clear()
+                    with self._lock:
+                        admitted = self._readahead.admit()
+                        blocks = [_Block(p, self._indices[p]) for p in admitted]
+                        self._blocks.update((block.position, block) for block in blocks)
+                        self._parked = not blocks
+                        if blocks:
+                            self._was_idle()
+                    if blocks:
+                        tasks.create_task(self._read(blocks))
+                        await asyncio.sleep(0)
+                    else:
+                        await self._room.wait()
+
+    async def _read(self, blocks: Sequence[_Block]) -> None:
+        """Read blocks together. If that fails, find out at which of them."""
+        try:
+            await self._fetch(blocks)
+        except BaseException as error:
+            if self.closed:
+                raise
+            left = [block for block in blocks if block.to_fetch]
+            if not left:
+                raise
+            if len(blocks) == 1 or await self._read_again(left[:-1]):
+                # Where none of the others fails now, the error comes with the last of them.
+                self._publish([(block, failed(error)) for block in left[-1:]])
+
+    async def _read_again(self, blocks: Sequence[_Block]) -> bool:
+        """Read blocks one by one, and return whether all of them could be read."""
+        again = [_Block(block.position, block.index) for block in blocks]
+        with self._lock:
+            self._blocks.update((block.position, block) for block in again)
+
+        async def read(block: _Block) -> bool:
+            if block.position < self._failed_at:
+                await self._read([block])
+            return block.position < self._failed_at
+
+        async with aclosing(map_ahead(read, again, limit=self._io_concurrency)) as reads:
+            return all([there async for there in reads])
+
+    async def _fetch(self, blocks: Sequence[_Block]) -> None:
+        """Fetch what blocks are made of, with one `get_many` for each store."""
+        by_store: dict[tuple[int, BufferPrototype], tuple[list[_Request], list[str]]] = {}
+        by_array: list[tuple[_Block, str]] = []
+        for block in blocks:
+            for name, (source, axis) in self._parts.items():
+                if source.transform is None:
+                    block.to_fetch += 1
+                    by_array.append((block, name))
+                    continue
+                alike = (id(source.store), source.prototype)
+                requests, keys = by_store.setdefault(alike, ([], []))
+                for number, coords in enumerate(axis.coords(block.index)):
+                    requests.append((block, name, number))
+                    keys.append(source.key(coords))
+                    block.to_fetch += 1
+            block.to_decode = block.to_fetch
+        if empty := [block for block in blocks if not block.to_decode]:
+            self._threads.submit(partial(self._decoded, empty))
+        async with flat_task_group() as tasks:
+            for requests, keys in by_store.values():
+                if keys:
+                    tasks.create_task(self._fetch_chunks(requests, keys))
+            if by_array:
+                tasks.create_task(self._read_by_array(by_array))
+
+    async def _fetch_chunks(self, requests: Sequence[_Request], keys: Sequence[str]) -> None:
+        source = self._parts[requests[0][1]].blocks
+        collected: list[ReadGroup] = []
+        nbytes, until = 0, 0.0
+        timer: asyncio.TimerHandle | None = None
+
+        def decode() -> None:
+            nonlocal nbytes, timer
+            if timer is not None:
+                timer.cancel()
+            for share in collected:
+                self._threads.submit(partial(self._decode, requests, share))
+            collected.clear()
+            nbytes, timer = 0, None
+
+        try:
+            async with fetch_many(source.store, keys, source.prototype) as groups:
+                async for group in groups:
+                    now = perf_counter()
+                    for index, value in group:
+                        block, *_ = requests[index]
+                        size = 0 if value is None else len(value)
+                        block.nbytes += size
+                        block.to_fetch -= 1
+                        block.fetched_at = now
+                        nbytes += size
+                    collected.extend(([one] for one in group) if self._each else _shares(group))
+                    if timer is None:
+                        until = self.loop.time() + COLLECTING_SECONDS
+                    else:
+                        timer.cancel()
+                    if nbytes >= SHARE_BYTES * len(collected) or nbytes >= COLLECTED_BYTES:
+                        decode()
+                    else:
+                        timer = self.loop.call_at(
+                            min(until, self.loop.time() + QUIET_SECONDS), decode
+                        )
+        finally:
+            decode()
+
+    async def _read_by_array(self, wanted: Sequence[tuple[_Block, str]]) -> None:
+        """Have arrays read blocks themselves: those with codecs that are not plain."""
+
+        async def read(one: tuple[_Block, str]) -> None:
+            block, name = one
+            source, axis = self._parts[name]
+            try:
+                array = await source.array._get_selection(
+                    axis.indexer(block.index), prototype=source.prototype
+                )
+            except Exception as error:  # noqa: BLE001 -- it is handed over
+                self._publish([(block, failed(error))])
+                return
+            block.parts[name] = array
+            block.nbytes += held_nbytes(array)
+            block.to_fetch -= 1
+            block.fetched_at = perf_counter()
+            self._threads.submit(partial(self._decoded, [block]))
+
+        async with aclosing(map_ahead(read, wanted, limit=self._io_concurrency)) as reads:
+            async for _ in reads:
+                pass
+
+    # --- in the threads that decode --------------------------------------------------------------
+
+    def _decode(self, requests: Sequence[_Request], share: ReadGroup) -> None:
+        decoded: list[_Block] = []
+        for index, value in share:
+            if self.closed:
+                return
+            block, name, number = requests[index]
+            try:
+                self._part(block, name).decode(number, value)
+            except BaseException as error:  # noqa: BLE001 -- it is handed over
+                self._publish([(block, failed(error))])
+            else:
+                decoded.append(block)
+        self._decoded(decoded)
+
+    def _part(self, block: _Block, name: str) -> Any:
+        part = block.parts.get(name)
+        if part is None:
+            source, axis = self._parts[name]
+            transform = cast("ChunkTransform", source.transform)
+            read = BlockRead(source, transform, *axis.chunks(block.index))
+            part = block.parts.setdefault(name, read)  # that of the thread that was first
+        return part
+
+    def _decoded(self, blocks: Sequence[_Block]) -> None:
+        """Note that one chunk more of each of `blocks` is there; finish those that are complete."""
+        complete: list[_Block] = []
+        with self._lock:
+            for block in blocks:
+                block.to_decode -= 1
+                if block.to_decode <= 0:
+                    complete.append(block)
+        outcomes: list[tuple[_Block, Outcome]] = []
+        for block in complete:
+            try:
+                arrays = {name: _result(self._part(block, name)) for name in self._parts}
+                nbytes = sum(map(held_nbytes, arrays.values()))
+                block.parts.clear()
+                value = self._finish(block.index, arrays)
+            except BaseException as error:  # noqa: BLE001 -- it is handed over
+                outcomes.append((block, failed(error)))
+            else:
+                outcomes.append((block, Outcome(value, None, nbytes, block.fetched_at)))
+        self._publish(outcomes)
+
+    def _publish(self, outcomes: Sequence[tuple[_Block, Outcome]]) -> None:
+        """Have outcomes wait for the consumer."""
+        with self._lock:
+            for block, outcome in outcomes:
+                position = block.position
+                if self.closed or self._blocks.get(position, block) is not block:
+                    continue
+                self._ready[position] = outcome
+                if outcome.error is None:
+                    self._readahead.finish(position, block.nbytes + outcome.nbytes, outcome.nbytes)
+                else:
+                    self._failed_at = min(self._failed_at, position)
+            if self._readahead.running == 0 and self._idle_since is None:
+                self._idle_since = perf_counter()
+            woken = self._take_waiters()
+            unparked = self._unpark()
+        for each in woken:
+            each()
+        if unparked:
+            self.loop.call_soon_threadsafe(self._room.set)
+
+
+def _result(part: Any) -> NDArrayLike:
+    """The block of an array, from what is in `_Block.parts`."""
+    return part.result() if isinstance(part, BlockRead) else part
+
+
+def failed(error: BaseException) -> Outcome:
+    """The outcome of a block that could not be read."""
+    if isinstance(error, StopIteration | StopAsyncIteration):
+        # Where blocks are taken, that would say that there are no more.
+        failure = RuntimeError(f"{type(error).__name__} was raised while a block was read.")
+        failure.__cause__ = error
+        return Outcome(error=failure)
+    return Outcome(error=error)
+
+
+_begun: weakref.WeakSet[BlockReader] = weakref.WeakSet()
+"""Readers whose event loop would otherwise be closed under them when the program ends."""
+
+
+@atexit.register
+def _end_all() -> None:
+    readers = [reader for reader in _begun if reader.pid == os.getpid()]
+    for reader in readers:
+        reader.cancel()
+    wait([reader.ended for reader in readers], timeout=CLOSE_SECONDS)

@@ -1,0 +1,166 @@
+"""How many blocks may be in flight within a budget of bytes. No I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import ceil
+from sys import getsizeof
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_ADMITTED = 1024
+"""How many blocks start together at most: what is planned together keeps the event loop busy."""
+
+OVERHEAD = 4 << 10
+"""What a block takes besides its data, in bytes, about."""
+
+_UNITS = {"": 1} | {
+    f"{prefix}{infix}B".upper(): factor**power
+    for infix, factor in (("", 1000), ("i", 1024))
+    for power, prefix in enumerate(("", "k", "M", "G", "T"))
+    if prefix or not infix
+}
+
+
+def parse_nbytes(size: int | str) -> int:
+    """A number of bytes, from `"64MiB"`, `"1.5 GB"`, `"4096"` or a number.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or less than one byte.
+    """
+    nbytes = size
+    if isinstance(size, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", size)
+        unit = _UNITS.get(match[2].upper()) if match else None
+        if match is None or unit is None:
+            raise ValueError(f"Expected a number of bytes such as '64MiB', got {size!r}.")
+        nbytes = int(float(match[1]) * unit)
+    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 1:
+        raise ValueError(f"Expected a positive number of bytes, got {size!r}.")
+    return nbytes
+
+
+def held_nbytes(array: Any) -> int:
+    """How many bytes an array holds, about, those that its elements point to included."""
+    nbytes = int(array.nbytes)
+    if array.dtype.hasobject and array.dtype.kind == "O":
+        nbytes += sum(map(getsizeof, array.flat))
+    elif array.dtype.kind == "T":
+        nbytes += int(np.strings.str_len(array).sum())
+    return nbytes
+
+
+@dataclass(slots=True, kw_only=True)
+class BlockStreamStats:
+    """Figures of a stream of blocks.
+
+    Attributes
+    ----------
+    blocks, nbytes
+        Blocks that were delivered, and how many bytes they hold.
+    max_blocks_in_flight, max_nbytes_in_flight
+        The most blocks, and bytes, that were being read or waiting to be taken.
+    requests
+        Operations that the stores ran, as `ReadReport.reads` counts them.
+    io_seconds, decode_seconds
+        How long the consumer waited for a block that was being fetched, or decoded.
+    consumer_seconds
+        How long reading stood still because the consumer took no block.
+    """
+
+    blocks: int = 0
+    nbytes: int = 0
+    max_blocks_in_flight: int = 0
+    max_nbytes_in_flight: int = 0
+    requests: int = 0
+    io_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    consumer_seconds: float = 0.0
+
+
+class Readahead:
+    """Decides when blocks start, in order.
+
+    The first one runs alone. What it weighs, beside what its shape says, is expected of all blocks
+    that run; as soon as a block is there, it weighs what it holds. Blocks start while they fit into
+    the budget, and one starts always. They start several at a time, once a quarter of the budget is
+    free, so that what lies side by side can be read together.
+
+    Parameters
+    ----------
+    count
+        How many blocks there are.
+    expected
+        What the block at a position should weigh, from its shape.
+    budget
+        The bytes that blocks may weigh together from their start until they are taken.
+    """
+
+    def __init__(self, count: int, expected: Callable[[int], int], budget: int) -> None:
+        self.count = count
+        self.admitted = 0
+        self.max_nbytes = 0
+        self.max_blocks = 0
+        self.nbytes = 0
+        self.running = 0
+        self._expected = expected
+        self._budget = budget
+        self._factor: float | None = None
+        self._held: dict[int, tuple[int, int]] = {}  # what each weighs, and should have weighed
+
+    def __len__(self) -> int:
+        """How many blocks have started and were not taken."""
+        return len(self._held)
+
+    def admits(self) -> bool:
+        """Whether blocks may start now."""
+        if self.admitted == self.count or not self._held:
+            return self.admitted < self.count
+        if self._factor is None:
+            return False
+        free = self._budget - self.nbytes
+        return free >= self._budget // 4 and free >= self._weight(self._expected(self.admitted))
+
+    def admit(self) -> range:
+        """Start blocks: which positions, if any."""
+        first = self.admitted
+        if self.admits():
+            limit = min(self.count, first + (MAX_ADMITTED if self._factor is not None else 1))
+            while self.admitted < limit:
+                expected = self._expected(self.admitted)
+                weight = self._weight(expected)
+                if self._held and self.nbytes + weight > self._budget:
+                    break
+                self._held[self.admitted] = weight, expected
+                self.nbytes += weight
+                self.admitted += 1
+            self.running += self.admitted - first
+            self.max_nbytes = max(self.max_nbytes, self.nbytes)
+            self.max_blocks = max(self.max_blocks, len(self._held))
+        return range(first, self.admitted)
+
+    def _weight(self, expected: int) -> int:
+        return ceil(expected * (self._factor or 1)) + OVERHEAD
+
+    def finish(self, position: int, running: int, finished: int) -> None:
+        """Note what a block weighed while it ran, and what it weighs now that it is there."""
+        weight, expected = self._held[position]
+        factor = running / max(1, expected)
+        if self._factor is None or factor > self._factor:
+            self._factor = factor
+        self._held[position] = finished + OVERHEAD, expected
+        self.nbytes += finished + OVERHEAD - weight
+        self.running -= 1
+        self.max_nbytes = max(self.max_nbytes, self.nbytes)
+
+    def take(self, position: int) -> None:
+        """A block was taken, and counts no more."""
+        weight, _ = self._held.pop(position)
+        self.nbytes -= weight
