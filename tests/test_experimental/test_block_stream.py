@@ -622,6 +622,7 @@ def test_figures(caplog: pytest.LogCaptureFixture) -> None:
     stats = stream.stats
     assert (stats.blocks, stats.nbytes) == (10, 80)
     assert 1 <= stats.max_blocks_in_flight <= 10
+    assert stats.nbytes_in_flight == 0
     assert stats.max_nbytes_in_flight >= 8 + OVERHEAD
     assert min(stats.io_seconds, stats.decode_seconds, stats.consumer_seconds) >= 0
     (record,) = caplog.records

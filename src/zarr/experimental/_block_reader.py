@@ -224,6 +224,7 @@ class BlockReader:
         with self._lock:
             return replace(
                 self._stats,
+                nbytes_in_flight=self._readahead.nbytes,
                 max_blocks_in_flight=self._readahead.max_blocks,
                 max_nbytes_in_flight=self._readahead.max_nbytes,
                 requests=self._report.reads,
