@@ -132,11 +132,11 @@ class Readahead:
         free = self._budget - self.nbytes
         return free >= self._budget // 4 and free >= self._weight(self._expected(self.admitted))
 
-    def admit(self) -> range:
-        """Start blocks: which positions, if any."""
+    def admit(self, most: int = MAX_ADMITTED) -> range:
+        """Start blocks, so many at most: which positions, if any."""
         first = self.admitted
         if self.admits():
-            limit = min(self.count, first + (MAX_ADMITTED if self._factor is not None else 1))
+            limit = min(self.count, first + (most if self._factor is not None else 1))
             while self.admitted < limit:
                 expected = self._expected(self.admitted)
                 weight = self._weight(expected)
