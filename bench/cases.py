@@ -459,10 +459,14 @@ def blocks_vcf(source: Source) -> Trial:
             found += summary({name: array.blocks[index] for name, array in arrays.items()})
         return found
 
+    def warm_up() -> None:
+        for array in arrays.values():
+            array.blocks[0]
+
     try:
         from zarr.experimental.block_stream import BlockStream
     except ImportError:
-        return Trial(in_step)
+        return Trial(in_step, warm_up=warm_up)
 
     def streamed() -> list[Any]:
         found: list[Any] = []
@@ -477,7 +481,7 @@ def blocks_vcf(source: Source) -> Trial:
         over = most > VARIANTS_BUDGET
         return [f"{most:,} bytes were in flight, of {VARIANTS_BUDGET:,}"] if over else []
 
-    return Trial(streamed, problems=problems)
+    return Trial(streamed, warm_up=warm_up, problems=problems)
 
 
 # --- on this machine --------------------------------------------------------------------------

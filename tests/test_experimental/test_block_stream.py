@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -461,6 +462,44 @@ def test_text_is_weighed_with_what_it_points_to() -> None:
     assert stream.stats.nbytes >= 40 * 100_000
 
 
+def test_memory_holds_the_budget_and_two_blocks(tmp_path: Path) -> None:
+    """Four arrays in step, as a VCF in Zarr has them, for a program that is slower than they come."""
+    random = np.random.default_rng(0)
+    length, step = 4_000, 200
+    group = zarr.create_group(tmp_path / "group")
+    arrays = {
+        "call_genotype": group.create_array(
+            "call_genotype",
+            data=random.integers(-1, 3, (length, 500, 2), dtype="int8"),
+            chunks=(step, 250, 2),
+        ),
+        "position": group.create_array("position", data=np.arange(length), chunks=(step,)),
+        "id": group.create_array(
+            "id",
+            data=np.array([f"rs{n}" for n in range(length)], dtype=np.dtypes.StringDType()),
+            chunks=(step,),
+        ),
+        "quality": group.create_array("quality", data=random.random(length), chunks=(step,)),
+    }
+    block = step * (500 * 2 + 8 + 24 + 8)
+    budget = 5 * block
+    with BlockStream(arrays, blocks=[0]) as stream:
+        list(stream)  # what is imported and kept once is not what this is about
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with BlockStream(arrays, readahead_bytes=budget, decode_threads=2) as stream:
+            for number, each in enumerate(stream):
+                assert each.index == number
+                time.sleep(0.005)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stream.stats.max_nbytes_in_flight <= budget
+    assert stream.stats.max_blocks_in_flight >= 2
+    assert peak <= budget + 2 * block
+
+
 def test_blocks_come_in_order_whatever_order_they_are_fetched_in() -> None:
     store = GatedStore()
     array = make_array(store)
@@ -622,6 +661,7 @@ def test_figures(caplog: pytest.LogCaptureFixture) -> None:
     stats = stream.stats
     assert (stats.blocks, stats.nbytes) == (10, 80)
     assert 1 <= stats.max_blocks_in_flight <= 10
+    assert stats.nbytes_in_flight == 0
     assert stats.max_nbytes_in_flight >= 8 + OVERHEAD
     assert min(stats.io_seconds, stats.decode_seconds, stats.consumer_seconds) >= 0
     (record,) = caplog.records

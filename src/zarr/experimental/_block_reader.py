@@ -14,10 +14,12 @@ import math
 import os
 import threading
 import weakref
+from collections import deque
 from concurrent.futures import Future, wait
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -25,6 +27,7 @@ from zarr.core._bounded import FetchSlots, fetch_slots, flat_task_group, map_ahe
 from zarr.core._chunk_reads import (
     COLLECTED_BYTES,
     COLLECTING_SECONDS,
+    SHARE,
     SHARE_BYTES,
     _shares,
     fetch_many,
@@ -32,20 +35,30 @@ from zarr.core._chunk_reads import (
 from zarr.core.sync import _get_loop, iothread
 from zarr.experimental._block_reads import BlockRead
 from zarr.experimental._decode_threads import DecodeThreads
-from zarr.experimental._readahead import BlockStreamStats, held_nbytes
+from zarr.experimental._readahead import MAX_ADMITTED, BlockStreamStats, held_nbytes
 from zarr.experimental.read_report import ReadReport, report_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from zarr.core._bounded import ReadGroup
-    from zarr.core.buffer import BufferPrototype, NDArrayLike
+    from zarr.core.buffer import Buffer, BufferPrototype, NDArrayLike
     from zarr.core.chunk_utils import ChunkTransform
     from zarr.experimental._block_reads import ArrayBlocks
     from zarr.experimental._first_axis import FirstAxis
     from zarr.experimental._readahead import Readahead
 
 logger = logging.getLogger("zarr.experimental.block_stream")
+
+SMALL_NBYTES = 32 << 10
+"""Encoded chunks below this size are decoded by one thread at a time: several would spend more
+time waiting for one another to let go of the GIL than decoding."""
+
+SLOW_SECONDS = 0.01
+"""Where the first block took longer, those after it start a few at a time, `FIRST_ADMITTED` and then
+twice as many each time: the next ones are planned while the first are under way."""
+
+FIRST_ADMITTED = 64
 
 QUIET_SECONDS = 0.005
 """How long nothing more has to come until what was collected is decoded."""
@@ -224,6 +237,7 @@ class BlockReader:
         with self._lock:
             return replace(
                 self._stats,
+                nbytes_in_flight=self._readahead.nbytes,
                 max_blocks_in_flight=self._readahead.max_blocks,
                 max_nbytes_in_flight=self._readahead.max_nbytes,
                 requests=self._report.reads,
@@ -269,12 +283,13 @@ class BlockReader:
 
     async def _run(self) -> None:
         fetch_slots.set(FetchSlots(self._io_concurrency))
+        began, most = perf_counter(), MAX_ADMITTED
         with report_reads() as self._report:
             async with flat_task_group() as tasks:
                 while self._failed_at == math.inf and self._readahead.admitted < len(self._indices):
                     self._room.clear()
                     with self._lock:
-                        admitted = self._readahead.admit()
+                        admitted = self._readahead.admit(most)
                         blocks = [_Block(p, self._indices[p]) for p in admitted]
                         self._blocks.update((block.position, block) for block in blocks)
                         self._parked = not blocks
@@ -283,8 +298,11 @@ class BlockReader:
                     if blocks:
                         tasks.create_task(self._read(blocks))
                         await asyncio.sleep(0)
+                        most = min(2 * most, MAX_ADMITTED)
                     else:
                         await self._room.wait()
+                    if self._readahead.admitted == 1 and perf_counter() - began > SLOW_SECONDS:
+                        most = FIRST_ADMITTED
 
     async def _read(self, blocks: Sequence[_Block]) -> None:
         """Read blocks together. If that fails, find out at which of them."""
@@ -350,8 +368,11 @@ class BlockReader:
             nonlocal nbytes, timer
             if timer is not None:
                 timer.cancel()
+            count = sum(map(len, collected))
+            if nbytes < SMALL_NBYTES * count and not self._each:
+                collected[:] = [list(chain.from_iterable(collected))]
             for share in collected:
-                self._threads.submit(partial(self._decode, requests, share))
+                self._threads.submit(partial(self._decode, requests, deque(share)))
             collected.clear()
             nbytes, timer = 0, None
 
@@ -405,9 +426,19 @@ class BlockReader:
 
     # --- in the threads that decode --------------------------------------------------------------
 
-    def _decode(self, requests: Sequence[_Request], share: ReadGroup) -> None:
+    def _decode(
+        self, requests: Sequence[_Request], chunks: deque[tuple[int, Buffer | None]]
+    ) -> None:
+        while chunks:
+            self._decode_share(requests, [chunks.popleft() for _ in range(min(SHARE, len(chunks)))])
+
+    def _decode_share(
+        self, requests: Sequence[_Request], share: list[tuple[int, Buffer | None]]
+    ) -> None:
         decoded: list[_Block] = []
-        for index, value in share:
+        share.reverse()
+        while share:
+            index, value = share.pop()  # so that nothing is kept that has been decoded
             if self.closed:
                 return
             block, name, number = requests[index]

@@ -65,8 +65,11 @@ class BlockStreamStats:
     ----------
     blocks, nbytes
         Blocks that were delivered, and how many bytes they hold.
-    max_blocks_in_flight, max_nbytes_in_flight
-        The most blocks, and bytes, that were being read or waiting to be taken.
+    nbytes_in_flight
+        Bytes of blocks that are being read, or wait to be taken, as they are counted against the
+        budget.
+    max_nbytes_in_flight, max_blocks_in_flight
+        The most of these bytes, and of these blocks, that there were.
     requests
         Operations that the stores ran, as `ReadReport.reads` counts them.
     io_seconds, decode_seconds
@@ -77,8 +80,9 @@ class BlockStreamStats:
 
     blocks: int = 0
     nbytes: int = 0
-    max_blocks_in_flight: int = 0
+    nbytes_in_flight: int = 0
     max_nbytes_in_flight: int = 0
+    max_blocks_in_flight: int = 0
     requests: int = 0
     io_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -128,11 +132,11 @@ class Readahead:
         free = self._budget - self.nbytes
         return free >= self._budget // 4 and free >= self._weight(self._expected(self.admitted))
 
-    def admit(self) -> range:
-        """Start blocks: which positions, if any."""
+    def admit(self, most: int = MAX_ADMITTED) -> range:
+        """Start blocks, so many at most: which positions, if any."""
         first = self.admitted
         if self.admits():
-            limit = min(self.count, first + (MAX_ADMITTED if self._factor is not None else 1))
+            limit = min(self.count, first + (most if self._factor is not None else 1))
             while self.admitted < limit:
                 expected = self._expected(self.admitted)
                 weight = self._weight(expected)
