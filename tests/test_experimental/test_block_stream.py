@@ -963,7 +963,14 @@ def test_delivered_blocks_are_not_kept() -> None:
 PROGRAMS = {
     "forgotten": "for block in stream: break",
     "global": "next(stream)",
-    "waiting": "threading.Thread(target=list, args=[stream], daemon=True).start(); time.sleep(0.05)",
+    "waiting": """
+def take():
+    with suppress(RuntimeError):  # a store that reads in threads has none any more
+        list(stream)
+
+threading.Thread(target=take, daemon=True).start()
+time.sleep(0.05)
+""",
     "async": "asyncio.run(anext_of(stream))",
     "transform": (
         "stream = BlockStream(array, transform=lambda b: b.index and time.sleep(60)); next(stream)"
