@@ -11,7 +11,9 @@ from zarr.experimental._readahead import Readahead
 def make(count: int = 4, budget: int = 1 << 30) -> tuple[Handover, list[str]]:
     """A handover of which all blocks have started, and what it signals."""
     signals: list[str] = []
-    handover = Handover(Readahead(count, lambda position: 1, budget), lambda: signals.append("room"))
+    handover = Handover(
+        Readahead(count, lambda position: 1, budget), lambda: signals.append("room")
+    )
     assert list(handover.admit()) == [0]
     handover.put([(0, Outcome("block 0"))])
     handover.admit()

@@ -142,7 +142,7 @@ class Handover:
         with self._lock:
             return replace(
                 self._stats,
-                nbytes_in_flight=self._readahead.nbytes,
+                nbytes_in_flight=0 if self.closed else self._readahead.nbytes,
                 max_nbytes_in_flight=self._readahead.max_nbytes,
                 max_blocks_in_flight=self._readahead.max_blocks,
                 requests=requests,

@@ -277,6 +277,8 @@ class BlockStream[T]:
         decode_threads: int | None = None,
         transform: Callable[[Block], T] | None = None,
     ) -> None:
+        if transform is not None and not callable(transform):
+            raise TypeError(f"transform must be a function, got {transform!r}.")
         parts = _parts(arrays, selection)
         self._parts = parts
         (name, first), *_ = parts.items()
@@ -383,7 +385,9 @@ def _parts(arrays: Array[Any] | Mapping[str, Array[Any]], selection: Any) -> dic
     """
     if not isinstance(arrays, Mapping):
         arrays, selection = {ALONE: arrays}, {ALONE: () if selection is None else selection}
-    selections = dict(selection or {})
+    selections = {} if selection is None else selection
+    if not isinstance(selections, Mapping):
+        raise TypeError(f"Of several arrays, give selections by name, got {selection!r}.")
     if not arrays:
         raise ValueError("There is no array to read.")
     if unknown := selections.keys() - arrays.keys():
@@ -402,14 +406,18 @@ def _parts(arrays: Array[Any] | Mapping[str, Array[Any]], selection: Any) -> dic
         if axis.dimension != first.axis.dimension:
             raise ValueError(
                 f"{_label(name, blocks)} has another length or other chunks along its first axis, "
-                f"{axis.dimension}, than {_label(next(iter(parts)), first.blocks)}, "
-                f"{first.axis.dimension}."
+                f"{_length(axis)}, than {_label(next(iter(parts)), first.blocks)}, "
+                f"{_length(first.axis)}."
             )
     return parts
 
 
 def _label(name: str, blocks: ArrayBlocks) -> str:
     return f"array {name!r} ({blocks.array.store_path})"
+
+
+def _length(axis: FirstAxis) -> str:
+    return f"{axis.dimension.extent} in {len(axis)} chunks"
 
 
 def _positive(name: str, value: int | None, default: int) -> int:
