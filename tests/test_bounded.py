@@ -21,6 +21,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 from zarr.core import _bounded
 from zarr.core._bounded import (
     Fetch,
+    FetchSlots,
     _Window,
     attach_others,
     cancel_and_wait,
@@ -28,6 +29,7 @@ from zarr.core._bounded import (
     closing_groups,
     expected_nbytes,
     fetch_limit,
+    fetch_slots,
     flat_task_group,
     get_each,
     process_bounded,
@@ -1386,3 +1388,63 @@ async def test_process_bounded_takes_groups_in_one_task() -> None:
     await consume(process_bounded(groups(), process, limit=2), taken)
     assert sorted(taken) == [0, 1, 2, 3]
     assert len(tasks) == 1
+
+
+# --- slots for the fetches of several reads --------------------------------------------------------
+
+
+class Slotted:
+    """Reads under `FetchSlots`, and the most fetches of them that were in flight."""
+
+    def __init__(self) -> None:
+        self.in_flight = self.most = 0
+
+    async def get(self, key: str, **options: Any) -> None:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        await turns()
+        self.in_flight -= 1
+
+    async def read(self, count: int) -> None:
+        keys = [str(number) for number in range(count)]
+        async with aclosing(
+            get_each(self.get, keys, prototype=default_buffer_prototype())
+        ) as groups:
+            assert len([group async for group in groups]) == count
+
+
+@pytest.mark.parametrize("limit", [1, 3, 40])
+async def test_slots_limit_several_reads_together(limit: int) -> None:
+    slotted = Slotted()
+    fetch_slots.set(FetchSlots(limit))
+    assert fetch_limit() == fetch_limit(7) == limit
+    await asyncio.gather(*(slotted.read(count) for count in (1, 20, 30, 1, 1)))
+    assert slotted.most == limit
+
+
+async def test_what_reads_to_serve_a_fetch_needs_no_slot_of_its_own() -> None:
+    """A wrapper whose `get` reads many keys of another store holds the one slot meanwhile."""
+    inner = Slotted()
+
+    async def get(key: str, **options: Any) -> None:
+        await inner.read(2)
+
+    fetch_slots.set(FetchSlots(1))
+    async with aclosing(get_each(get, ["a", "b"], prototype=default_buffer_prototype())) as groups:
+        assert len([group async for group in groups]) == 2
+    assert isinstance(fetch_slots.get(), FetchSlots)
+
+
+async def test_a_slot_is_free_again_after_a_failure() -> None:
+    fetch_slots.set(FetchSlots(1))
+
+    async def get(key: str, **options: Any) -> None:
+        raise KeyError(key)
+
+    for keys in (["a"], ["a", "b"]):
+        with pytest.raises(KeyError):
+            async with aclosing(
+                get_each(get, keys, prototype=default_buffer_prototype())
+            ) as groups:
+                await anext(groups)
+    await Slotted().read(3)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.cases import CASES, Case, Target, Trial
@@ -130,6 +132,15 @@ def test_markdown_of_a_case_that_is_not() -> None:
     assert row.startswith(
         "| `whole` | whole array | 2.00 s | 1.00 s | 2.00x |  |  |  | ≥ 8x: MISSED"
     )
+
+
+@pytest.mark.parametrize(("seconds", "peak", "verdict"), [(0.8, 72, "met"), (0.9, 73, "MISSED")])
+def test_verdicts_on_the_fork_alone(seconds: float, peak: int, verdict: str) -> None:
+    case = replace(CASE, target=Target(seconds=0.8, memory=12_000_000))
+    readings = (reading(2),), (reading(seconds, peak=peak * 10**6),)
+    compared = Comparison(case, case.title, *readings)
+    assert verdicts(compared) == [f"≤ 800 ms: {verdict}", f"≤ 12.0 MB more in memory: {verdict}"]
+    assert "(60.0 MB before)" in markdown([compared])
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,13 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
     "complex64": np.arange(10, dtype="complex64") * 1j,
     "datetime": np.arange(10).astype("datetime64[s]"),
     "timedelta": np.array(["NaT", *range(9)], dtype="timedelta64[ms]"),
-    "fixed text": np.array([f"tëxt {n}" for n in range(10)]),
+    "fixed text": np.array([f"t\u00ebxt {n}" for n in range(10)]),
     "fixed bytes": np.array([b"x" * n for n in range(10)], dtype="S12"),
     "raw": np.arange(10, dtype="uint16").view("V2"),
     "structured": np.array(
         [(n, n / 2, b"ab") for n in range(10)], dtype=[("a", "<i4"), ("b", "<f8"), ("c", "S3")]
     ),
-    "text": np.array(["", "é" * 40, *map(str, range(8))], dtype=np.dtypes.StringDType()),
+    "text": np.array(["", "\u00e9" * 40, *map(str, range(8))], dtype=np.dtypes.StringDType()),
 }
 
 

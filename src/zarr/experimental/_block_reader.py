@@ -8,16 +8,13 @@ forgotten can be collected, and then ends its reader.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import math
 import os
 import threading
-import weakref
 from collections import deque
 from concurrent.futures import Future, wait
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from time import perf_counter
@@ -35,7 +32,8 @@ from zarr.core._chunk_reads import (
 from zarr.core.sync import _get_loop, iothread
 from zarr.experimental._block_reads import BlockRead
 from zarr.experimental._decode_threads import DecodeThreads
-from zarr.experimental._readahead import MAX_ADMITTED, BlockStreamStats, held_nbytes
+from zarr.experimental._handover import Handover, Outcome, failed
+from zarr.experimental._readahead import MAX_ADMITTED, held_nbytes
 from zarr.experimental.read_report import ReadReport, report_reads
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
     from zarr.core.chunk_utils import ChunkTransform
     from zarr.experimental._block_reads import ArrayBlocks
     from zarr.experimental._first_axis import FirstAxis
-    from zarr.experimental._readahead import Readahead
+    from zarr.experimental._readahead import BlockStreamStats, Readahead
 
 logger = logging.getLogger("zarr.experimental.block_stream")
 
@@ -72,15 +70,6 @@ class Part(NamedTuple):
 
     blocks: ArrayBlocks
     axis: FirstAxis
-
-
-class Outcome(NamedTuple):
-    """What became of a block: what to hand over, or the error. `StopIteration`: there is no more."""
-
-    value: Any = None
-    error: BaseException | None = None
-    nbytes: int = 0
-    fetched_at: float = 0.0
 
 
 type _Request = tuple[_Block, str, int]
@@ -133,89 +122,34 @@ class BlockReader:
         each: bool,
     ) -> None:
         self._report = ReadReport()
-        self.position = 0
-        self._stats = BlockStreamStats()
-        self.closed = False
         self._parts = parts
         self._indices = indices
-        self._readahead = readahead
         self._io_concurrency = io_concurrency
         self._threads = DecodeThreads(decode_threads)
         self._finish = finish
         self._each = each
         self._lock = threading.Lock()
-        self._blocks: dict[int, _Block] = {}
-        self._ready: dict[int, Outcome] = {}
-        self._waiters: list[Callable[[], object]] = []
-        self._failed_at: float = math.inf
-        self._parked = False
-        self._idle_since: float | None = None
         self._room = asyncio.Event()
+        self.loop = _get_loop()
+        self._handover = Handover(readahead, self._wake)
         self.pid = os.getpid()
         self._task: asyncio.Task[None] | None = None
         self.ended: Future[None] = Future()
-        self.loop = _get_loop()
         self.loop.call_soon_threadsafe(self._start)
-        _begun.add(self)
 
     # --- in the threads of the consumers -------------------------------------------------------
 
     def take(self, wake: Callable[[], object], since: float | None) -> Outcome | None:
-        """Take the next block; `None` if it is not there yet: then `wake` is called when it is.
-
-        Parameters
-        ----------
-        wake
-            What to call, from another thread.
-        since
-            Since when the caller has been waiting for a block, if it has.
-        """
+        """Take the next block, see `Handover.take`."""
         if self.pid != os.getpid():
             raise RuntimeError("A stream of blocks that has begun cannot be used after a fork.")
-        with self._lock:
-            if self.closed or self.position == len(self._indices):
-                return Outcome(error=StopIteration())
-            outcome = self._ready.pop(self.position, None)
-            if outcome is None:
-                self._waiters.append(wake)
-                return None
-            if outcome.error is None:
-                self._blocks.pop(self.position)
-                self._readahead.take(self.position)
-                self._stats.blocks += 1
-                self._stats.nbytes += outcome.nbytes
-            self.position += 1
-            if since is not None:
-                now = perf_counter()
-                fetched_at = min(max(outcome.fetched_at, since), now)
-                self._stats.io_seconds += fetched_at - since
-                self._stats.decode_seconds += now - fetched_at
-            if self.position == len(self._indices):
-                self._was_idle()
-            woken = self._take_waiters()
-            unparked = self._unpark()
-        for each in woken:
-            each()
-        if unparked:
-            self.loop.call_soon_threadsafe(self._room.set)
-        return outcome
-
-    def _take_waiters(self) -> list[Callable[[], object]]:
-        woken: list[Callable[[], object]] = []
-        if self._waiters and (self.closed or self.position in self._ready):
-            woken, self._waiters = self._waiters, []
-        return woken
-
-    def _unpark(self) -> bool:
-        unparked = self._parked and self._readahead.admits()
-        self._parked = self._parked and not unparked
-        return unparked
+        return self._handover.take(wake, since)
 
     def cancel(self) -> None:
         """Stop, without waiting for it. May be called by the garbage collector: takes no lock."""
-        if self.closed:
+        if self._handover.closed:
             return
-        self.closed = True
+        self._handover.closed = True
         if self.pid == os.getpid():
             self._threads.stop()
             with suppress(RuntimeError):  # the event loop was closed
@@ -234,21 +168,12 @@ class BlockReader:
 
     def stats(self) -> BlockStreamStats:
         """The figures as they are now."""
-        with self._lock:
-            return replace(
-                self._stats,
-                nbytes_in_flight=self._readahead.nbytes,
-                max_blocks_in_flight=self._readahead.max_blocks,
-                max_nbytes_in_flight=self._readahead.max_nbytes,
-                requests=self._report.reads,
-            )
-
-    def _was_idle(self) -> None:
-        if self._idle_since is not None:
-            self._stats.consumer_seconds += perf_counter() - self._idle_since
-            self._idle_since = None
+        return self._handover.stats(self._report.reads)
 
     # --- in the event loop -----------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        self.loop.call_soon_threadsafe(self._room.set)
 
     def _start(self) -> None:
         self._task = self.loop.create_task(self._run())
@@ -256,13 +181,8 @@ class BlockReader:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None and not self.closed:
-            with self._lock:
-                positions = range(self.position, len(self._indices))
-                lost = next((p for p in positions if p not in self._ready), None)
-            if lost is not None:
-                block = self._blocks.get(lost) or _Block(lost, self._indices[lost])
-                self._publish([(block, failed(error))])
+        if error is not None:
+            self._handover.fail(error)
 
     def _end(self) -> None:
         if self._task is not None:  # `_start` came first
@@ -270,38 +190,28 @@ class BlockReader:
             self._task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        with self._lock:
-            self._ready.clear()
-            self._blocks.clear()
-            woken = self._take_waiters()
-        for each in woken:
-            each()
-        logger.info(
-            "%d of %d blocks were taken: %s", self.position, len(self._indices), self.stats()
-        )
+        self._handover.clear()
+        taken, count = self._handover.position, len(self._indices)
+        logger.info("%d of %d blocks were taken: %s", taken, count, self.stats())
         self.ended.set_result(None)
 
     async def _run(self) -> None:
         fetch_slots.set(FetchSlots(self._io_concurrency))
-        began, most = perf_counter(), MAX_ADMITTED
+        began, most, left = perf_counter(), MAX_ADMITTED, len(self._indices)
         with report_reads() as self._report:
             async with flat_task_group() as tasks:
-                while self._failed_at == math.inf and self._readahead.admitted < len(self._indices):
+                while self._handover.failed_at == math.inf and left:
                     self._room.clear()
-                    with self._lock:
-                        admitted = self._readahead.admit(most)
-                        blocks = [_Block(p, self._indices[p]) for p in admitted]
-                        self._blocks.update((block.position, block) for block in blocks)
-                        self._parked = not blocks
-                        if blocks:
-                            self._was_idle()
+                    admitted = self._handover.admit(most)
+                    left -= len(admitted)
+                    blocks = [_Block(position, self._indices[position]) for position in admitted]
                     if blocks:
                         tasks.create_task(self._read(blocks))
                         await asyncio.sleep(0)
                         most = min(2 * most, MAX_ADMITTED)
                     else:
                         await self._room.wait()
-                    if self._readahead.admitted == 1 and perf_counter() - began > SLOW_SECONDS:
+                    if left == len(self._indices) - 1 and perf_counter() - began > SLOW_SECONDS:
                         most = FIRST_ADMITTED
 
     async def _read(self, blocks: Sequence[_Block]) -> None:
@@ -309,25 +219,23 @@ class BlockReader:
         try:
             await self._fetch(blocks)
         except BaseException as error:
-            if self.closed:
+            if self._handover.closed:
                 raise
             left = [block for block in blocks if block.to_fetch]
             if not left:
                 raise
             if len(blocks) == 1 or await self._read_again(left[:-1]):
                 # Where none of the others fails now, the error comes with the last of them.
-                self._publish([(block, failed(error)) for block in left[-1:]])
+                self._handover.put([(block.position, failed(error)) for block in left[-1:]])
 
     async def _read_again(self, blocks: Sequence[_Block]) -> bool:
         """Read blocks one by one, and return whether all of them could be read."""
         again = [_Block(block.position, block.index) for block in blocks]
-        with self._lock:
-            self._blocks.update((block.position, block) for block in again)
 
         async def read(block: _Block) -> bool:
-            if block.position < self._failed_at:
+            if block.position < self._handover.failed_at:
                 await self._read([block])
-            return block.position < self._failed_at
+            return block.position < self._handover.failed_at
 
         async with aclosing(map_ahead(read, again, limit=self._io_concurrency)) as reads:
             return all([there async for there in reads])
@@ -412,7 +320,7 @@ class BlockReader:
                     axis.indexer(block.index), prototype=source.prototype
                 )
             except Exception as error:  # noqa: BLE001 -- it is handed over
-                self._publish([(block, failed(error))])
+                self._handover.put([(block.position, failed(error))])
                 return
             block.parts[name] = array
             block.nbytes += held_nbytes(array)
@@ -439,13 +347,13 @@ class BlockReader:
         share.reverse()
         while share:
             index, value = share.pop()  # so that nothing is kept that has been decoded
-            if self.closed:
+            if self._handover.closed:
                 return
             block, name, number = requests[index]
             try:
                 self._part(block, name).decode(number, value)
             except BaseException as error:  # noqa: BLE001 -- it is handed over
-                self._publish([(block, failed(error))])
+                self._handover.put([(block.position, failed(error))])
             else:
                 decoded.append(block)
         self._decoded(decoded)
@@ -467,7 +375,7 @@ class BlockReader:
                 block.to_decode -= 1
                 if block.to_decode <= 0:
                     complete.append(block)
-        outcomes: list[tuple[_Block, Outcome]] = []
+        outcomes: list[tuple[int, Outcome]] = []
         for block in complete:
             try:
                 arrays = {name: _result(self._part(block, name)) for name in self._parts}
@@ -475,55 +383,14 @@ class BlockReader:
                 block.parts.clear()
                 value = self._finish(block.index, arrays)
             except BaseException as error:  # noqa: BLE001 -- it is handed over
-                outcomes.append((block, failed(error)))
+                outcome = failed(error)
             else:
-                outcomes.append((block, Outcome(value, None, nbytes, block.fetched_at)))
-        self._publish(outcomes)
-
-    def _publish(self, outcomes: Sequence[tuple[_Block, Outcome]]) -> None:
-        """Have outcomes wait for the consumer."""
-        with self._lock:
-            for block, outcome in outcomes:
-                position = block.position
-                if self.closed or self._blocks.get(position, block) is not block:
-                    continue
-                self._ready[position] = outcome
-                if outcome.error is None:
-                    self._readahead.finish(position, block.nbytes + outcome.nbytes, outcome.nbytes)
-                else:
-                    self._failed_at = min(self._failed_at, position)
-            if self._readahead.running == 0 and self._idle_since is None:
-                self._idle_since = perf_counter()
-            woken = self._take_waiters()
-            unparked = self._unpark()
-        for each in woken:
-            each()
-        if unparked:
-            self.loop.call_soon_threadsafe(self._room.set)
+                running = block.nbytes + nbytes
+                outcome = Outcome(value, None, nbytes, running, block.fetched_at)
+            outcomes.append((block.position, outcome))
+        self._handover.put(outcomes)
 
 
 def _result(part: Any) -> NDArrayLike:
     """The block of an array, from what is in `_Block.parts`."""
     return part.result() if isinstance(part, BlockRead) else part
-
-
-def failed(error: BaseException) -> Outcome:
-    """The outcome of a block that could not be read."""
-    if isinstance(error, StopIteration | StopAsyncIteration):
-        # Where blocks are taken, that would say that there are no more.
-        failure = RuntimeError(f"{type(error).__name__} was raised while a block was read.")
-        failure.__cause__ = error
-        return Outcome(error=failure)
-    return Outcome(error=error)
-
-
-_begun: weakref.WeakSet[BlockReader] = weakref.WeakSet()
-"""Readers whose event loop would otherwise be closed under them when the program ends."""
-
-
-@atexit.register
-def _end_all() -> None:
-    readers = [reader for reader in _begun if reader.pid == os.getpid()]
-    for reader in readers:
-        reader.cancel()
-    wait([reader.ended for reader in readers], timeout=CLOSE_SECONDS)

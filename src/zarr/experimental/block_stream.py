@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 from collections.abc import Mapping
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self, cast, overload
-from weakref import finalize
+from weakref import WeakSet, finalize
 
 from zarr.abc.store import _get_many_is_current
 from zarr.core._bounded import fetch_limit, read_watcher
 from zarr.core.array import Array
 from zarr.core.indexing import BlockIndexer, ensure_tuple, pop_fields, replace_lists
 from zarr.core.sync import SyncError, _get_loop, sync
-from zarr.experimental._block_reader import CLOSE_SECONDS, BlockReader, Outcome, Part
+from zarr.experimental._block_reader import CLOSE_SECONDS, BlockReader, Part
 from zarr.experimental._block_reads import ArrayBlocks, BlockRead
 from zarr.experimental._first_axis import FirstAxis, chosen_blocks
 from zarr.experimental._readahead import BlockStreamStats, Readahead, parse_nbytes
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import NDArrayLike, NDArrayLikeOrScalar
     from zarr.core.indexing import BasicSelection, Fields
     from zarr.experimental._block_reads import AnyArray, Projection
+    from zarr.experimental._handover import Outcome
 
 __all__ = ["Block", "BlockStream", "BlockStreamStats", "read_block", "read_block_async"]
 
@@ -274,6 +277,8 @@ class BlockStream[T]:
         decode_threads: int | None = None,
         transform: Callable[[Block], T] | None = None,
     ) -> None:
+        if transform is not None and not callable(transform):
+            raise TypeError(f"transform must be a function, got {transform!r}.")
         parts = _parts(arrays, selection)
         self._parts = parts
         (name, first), *_ = parts.items()
@@ -360,7 +365,8 @@ class BlockStream[T]:
             if self._reader is None:
                 indices = [] if self._closed else self._indices
                 self._reader = _reader(self._parts, indices, **self._options)
-                # A program that ends has the readers ended otherwise, all together.
+                _begun.add(self._reader)
+                # A program that ends has its readers ended otherwise, all together.
                 finalize(self, self._reader.cancel).atexit = False
             return self._reader
 
@@ -379,7 +385,9 @@ def _parts(arrays: Array[Any] | Mapping[str, Array[Any]], selection: Any) -> dic
     """
     if not isinstance(arrays, Mapping):
         arrays, selection = {ALONE: arrays}, {ALONE: () if selection is None else selection}
-    selections = dict(selection or {})
+    selections = {} if selection is None else selection
+    if not isinstance(selections, Mapping):
+        raise TypeError(f"Of several arrays, give selections by name, got {selection!r}.")
     if not arrays:
         raise ValueError("There is no array to read.")
     if unknown := selections.keys() - arrays.keys():
@@ -398,14 +406,18 @@ def _parts(arrays: Array[Any] | Mapping[str, Array[Any]], selection: Any) -> dic
         if axis.dimension != first.axis.dimension:
             raise ValueError(
                 f"{_label(name, blocks)} has another length or other chunks along its first axis, "
-                f"{axis.dimension}, than {_label(next(iter(parts)), first.blocks)}, "
-                f"{first.axis.dimension}."
+                f"{_length(axis)}, than {_label(next(iter(parts)), first.blocks)}, "
+                f"{_length(first.axis)}."
             )
     return parts
 
 
 def _label(name: str, blocks: ArrayBlocks) -> str:
     return f"array {name!r} ({blocks.array.store_path})"
+
+
+def _length(axis: FirstAxis) -> str:
+    return f"{axis.dimension.extent} in {len(axis)} chunks"
 
 
 def _positive(name: str, value: int | None, default: int) -> int:
@@ -478,3 +490,15 @@ async def _wait_async(reader: BlockReader) -> Outcome:
             return outcome
         since = since or perf_counter()
         await there.wait()
+
+
+_begun: WeakSet[BlockReader] = WeakSet()
+"""Readers whose event loop would otherwise be closed under them when the program ends."""
+
+
+@atexit.register
+def _end_all() -> None:
+    readers = [reader for reader in _begun if reader.pid == os.getpid()]
+    for reader in readers:
+        reader.cancel()
+    wait([reader.ended for reader in readers], timeout=CLOSE_SECONDS)
