@@ -387,6 +387,7 @@ def blocks_local_pool(source: Source) -> Trial:
     "blocks-references",
     "1,024 blocks by references, 32 threads",
     target=Target(faster=8),
+    rounds=3,
     latency_ms=20,
     data="blocks",
 )
@@ -399,6 +400,7 @@ def blocks_references(source: Source) -> Trial:
     "1,024 blocks over HTTP, 32 threads",
     # The floor is that of as many requests at a time, each of which takes as long as the latency.
     target=Target(seconds=1.25 * 0.020 * BLOCKS / IO_CONCURRENCY),
+    rounds=3,
     latency_ms=20,
     data="blocks",
 )
