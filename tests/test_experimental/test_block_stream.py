@@ -231,7 +231,7 @@ def test_any_array(data: st.DataObject) -> None:
             shape=shape,
             chunks=chunks,
             dtype=data.draw(st.sampled_from(["uint8", ">f4", "U2"])),
-            zarr_format=zarr_format,
+            zarr_format=zarr_format,  # type: ignore[arg-type]
             **options,
         )
         written = tuple(slice(0, data.draw(st.integers(0, length))) for length in shape)
@@ -702,7 +702,8 @@ class Unreadable(Exception):
 @pytest.mark.parametrize("odd", [False, True])
 def test_an_error_comes_at_its_block(failing: int, odd: bool) -> None:
     store = GatedStore()
-    array = make_array(store, **({"compressors": [AsyncOnlyCodec()]} if odd else {}))
+    options: dict[str, Any] = {"compressors": [AsyncOnlyCodec()]} if odd else {}
+    array = make_array(store, **options)
     error = store.failing[f"c/{failing}"] = Unreadable("no")
     taken: list[int] = []
     with BlockStream(array) as stream:
@@ -851,7 +852,7 @@ def test_bad_arguments() -> None:
         (array, {"start": 1, "blocks": [1]}, ValueError, "either"),
     ):
         with pytest.raises(error, match=message):
-            BlockStream(arrays, **options)  # type: ignore[call-overload]
+            BlockStream(arrays, **options)  # type: ignore[arg-type]
 
 
 # --- the end ---------------------------------------------------------------------------------------

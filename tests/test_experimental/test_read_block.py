@@ -177,7 +177,8 @@ def test_codecs_of_numcodecs(name: str) -> None:
     kinds = {base.__name__ for base in get_codec_class(name).__mro__}
     where = "filters" if "ArrayArrayCodec" in kinds else "compressors"
     dtype = "int32" if name == "numcodecs.delta" else "float32"
-    array = zarr.create_array({}, shape=(9, 4), dtype=dtype, chunks=(2, 3), **{where: [codec]})
+    options: dict[str, Any] = {where: [codec]}
+    array = zarr.create_array({}, shape=(9, 4), dtype=dtype, chunks=(2, 3), **options)
     array[:] = np.arange(36).reshape(9, 4)
     assert_blocks_are_same(array)
 
@@ -240,7 +241,7 @@ def test_any_array(data: st.DataObject) -> None:
         chunks=chunks,
         shards=None if factor is None else tuple(factor * edge for edge in chunks),
         dtype=data.draw(st.sampled_from(["uint8", "<f4", ">i8", "S3", "U2", "M8[D]"])),
-        zarr_format=zarr_format,
+        zarr_format=zarr_format,  # type: ignore[arg-type]
         order=data.draw(st.sampled_from(["C", "F"])) if zarr_format == 2 else None,
     )
     written = tuple(slice(0, data.draw(st.integers(0, length))) for length in shape)

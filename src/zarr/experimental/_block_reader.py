@@ -158,12 +158,8 @@ class BlockReader:
     def close(self) -> None:
         """Stop, and wait a moment until nothing is left in the event loop."""
         self.cancel()
-        here = threading.current_thread()
-        if (
-            self.pid == os.getpid()
-            and here is not iothread[0]
-            and here not in self._threads.threads
-        ):
+        ours = threading.current_thread() in (iothread[0], *self._threads.threads)
+        if self.pid == os.getpid() and not ours:
             wait([self.ended], timeout=CLOSE_SECONDS)
 
     def stats(self) -> BlockStreamStats:
@@ -173,7 +169,8 @@ class BlockReader:
     # --- in the event loop -----------------------------------------------------------------------
 
     def _wake(self) -> None:
-        self.loop.call_soon_threadsafe(self._room.set)
+        with suppress(RuntimeError):  # the event loop was closed
+            self.loop.call_soon_threadsafe(self._room.set)
 
     def _start(self) -> None:
         self._task = self.loop.create_task(self._run())
@@ -187,12 +184,13 @@ class BlockReader:
     def _end(self) -> None:
         if self._task is not None:  # `_start` came first
             self._task.cancel()
+            self._handover.clear()  # nobody waits for a store that is slow to be cancelled
             self._task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         self._handover.clear()
-        taken, count = self._handover.position, len(self._indices)
-        logger.info("%d of %d blocks were taken: %s", taken, count, self.stats())
+        stats = self.stats()
+        logger.info("%d of %d blocks were taken: %s", stats.blocks, len(self._indices), stats)
         self.ended.set_result(None)
 
     async def _run(self) -> None:
@@ -256,8 +254,8 @@ class BlockReader:
                     requests.append((block, name, number))
                     keys.append(source.key(coords))
                     block.to_fetch += 1
-            block.to_decode = block.to_fetch
-        if empty := [block for block in blocks if not block.to_decode]:
+            block.to_decode = max(1, block.to_fetch)
+        if empty := [block for block in blocks if not block.to_fetch]:
             self._threads.submit(partial(self._decoded, empty))
         async with flat_task_group() as tasks:
             for requests, keys in by_store.values():
@@ -279,10 +277,14 @@ class BlockReader:
             count = sum(map(len, collected))
             if nbytes < SMALL_NBYTES * count and not self._each:
                 collected[:] = [list(chain.from_iterable(collected))]
-            for share in collected:
-                self._threads.submit(partial(self._decode, requests, deque(share)))
+            shares = collected[:]
             collected.clear()
             nbytes, timer = 0, None
+            try:
+                for share in shares:
+                    self._threads.submit(partial(self._decode, requests, deque(share)))
+            except RuntimeError as error:  # this may be called by the timer
+                self._handover.fail(error)
 
         try:
             async with fetch_many(source.store, keys, source.prototype) as groups:
@@ -373,7 +375,7 @@ class BlockReader:
         with self._lock:
             for block in blocks:
                 block.to_decode -= 1
-                if block.to_decode <= 0:
+                if block.to_decode == 0:
                     complete.append(block)
         outcomes: list[tuple[int, Outcome]] = []
         for block in complete:

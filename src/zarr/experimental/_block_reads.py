@@ -66,8 +66,8 @@ class ArrayBlocks:
         self.grid = self.array._chunk_grid
         self.dtype = metadata.dtype.to_native_dtype()
         self.order = order
-        sized = isinstance(metadata.dtype, HasItemSize)
-        self.item_nbytes = metadata.dtype.item_size if sized else ELEMENT_NBYTES
+        self.is_sized = isinstance(metadata.dtype, HasItemSize)
+        self.item_nbytes = getattr(metadata.dtype, "item_size", ELEMENT_NBYTES)
         self.transform = _transform(self.array)
         config = self.array.config
         self._config = config if config.order == order else replace(config, order=order)

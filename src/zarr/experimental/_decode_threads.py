@@ -20,20 +20,31 @@ class DecodeThreads:
         self._stopped = False
 
     def submit(self, work: Callable[[], object]) -> None:
-        """Have a thread run `work`, which must not raise."""
-        self._queue.put(work)
+        """Have a thread run `work`, which must not raise.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no thread, and none can be started.
+        """
         if len(self.threads) < self._limit and not self._stopped:
             thread = threading.Thread(target=self._run, name="zarr_block_decode", daemon=True)
-            self.threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the process may have no more of them
+                if not self.threads:
+                    raise
+            else:
+                self.threads.append(thread)
+        self._queue.put(work)
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._stopped:
             work()
             del work
+        self._queue.put(None)  # for the next thread
 
     def stop(self) -> None:
         """Let the threads end, each after what it is at."""
         self._stopped = True
-        for _ in self.threads:
-            self._queue.put(None)
+        self._queue.put(None)

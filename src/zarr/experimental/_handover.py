@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from threading import Lock
+from threading import RLock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,7 +62,8 @@ class Handover:
         self.closed = False
         self._readahead = readahead
         self._has_room = has_room
-        self._lock = Lock()
+        # What a signal handler or the garbage collector runs on this thread may ask for `stats`.
+        self._lock = RLock()
         self._ready: dict[int, Outcome] = {}
         self._waiters: list[Callable[[], object]] = []
         self._parked = False
@@ -116,7 +117,8 @@ class Handover:
                 self._readahead.take(self.position)
                 self._stats.blocks += 1
                 self._stats.nbytes += outcome.nbytes
-            self.position += 1
+            # An error is the last thing that there is.
+            self.position = self._readahead.count if outcome.error else self.position + 1
             if since is not None:
                 now = perf_counter()
                 fetched_at = min(max(outcome.fetched_at, since), now)
@@ -132,8 +134,9 @@ class Handover:
     def clear(self) -> None:
         """Keep nothing, and wake whoever waits."""
         with self._lock:
-            self._ready.clear()
+            dropped, self._ready = self._ready, {}
             signals = self._signals()
+        del dropped  # without the lock: anything may happen when values are destroyed
         for signal in signals:
             signal()
 
@@ -156,7 +159,8 @@ class Handover:
     def _signals(self) -> list[Callable[[], object]]:
         """What to call once the lock is released."""
         signals: list[Callable[[], object]] = []
-        if self._waiters and (self.closed or self.position in self._ready):
+        ended = self.closed or self.position == self._readahead.count
+        if self._waiters and (ended or self.position in self._ready):
             signals, self._waiters = self._waiters, []
         if self._parked and not self.closed and self._readahead.admits():
             self._parked = False

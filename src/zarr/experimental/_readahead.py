@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from math import ceil
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from zarr.core.indexing import is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,10 +44,10 @@ def parse_nbytes(size: int | str) -> int:
         unit = _UNITS.get(match[2].upper()) if match else None
         if match is None or unit is None:
             raise ValueError(f"Expected a number of bytes such as '64MiB', got {size!r}.")
-        nbytes = int(float(match[1]) * unit)
-    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 1:
+        nbytes = int(Decimal(match[1]) * unit)
+    if not is_integer(nbytes) or nbytes < 1:
         raise ValueError(f"Expected a positive number of bytes, got {size!r}.")
-    return nbytes
+    return int(nbytes)
 
 
 def held_nbytes(array: Any) -> int:
@@ -105,29 +108,43 @@ class Readahead:
         What the block at a position should weigh, from its shape.
     budget
         The bytes that blocks may weigh together from their start until they are taken.
+    sized
+        Whether blocks of one shape weigh the same. If not (text), no more of them run than have been
+        finished, so that many do not start on the evidence of one that is light.
     """
 
-    def __init__(self, count: int, expected: Callable[[int], int], budget: int) -> None:
+    def __init__(
+        self, count: int, expected: Callable[[int], int], budget: int, *, sized: bool = True
+    ) -> None:
         self.count = count
         self.admitted = 0
         self.max_nbytes = 0
         self.max_blocks = 0
         self.nbytes = 0
-        self.running = 0
         self._expected = expected
         self._budget = budget
+        self._sized = sized
         self._factor: float | None = None
         self._held: dict[int, tuple[int, int]] = {}  # what each weighs, and should have weighed
+        self._running: set[int] = set()
+        self._finished = 0
 
     def __len__(self) -> int:
         """How many blocks have started and were not taken."""
         return len(self._held)
+
+    @property
+    def running(self) -> int:
+        """How many blocks have started and are not finished."""
+        return len(self._running)
 
     def admits(self) -> bool:
         """Whether blocks may start now."""
         if self.admitted == self.count or not self._held:
             return self.admitted < self.count
         if self._factor is None:
+            return False
+        if not self._sized and self.running >= self._finished:
             return False
         free = self._budget - self.nbytes
         return free >= self._budget // 4 and free >= self._weight(self._expected(self.admitted))
@@ -137,6 +154,8 @@ class Readahead:
         first = self.admitted
         if self.admits():
             limit = min(self.count, first + (most if self._factor is not None else 1))
+            if not self._sized:
+                limit = min(limit, first + max(1, self._finished - self.running))
             while self.admitted < limit:
                 expected = self._expected(self.admitted)
                 weight = self._weight(expected)
@@ -145,7 +164,7 @@ class Readahead:
                 self._held[self.admitted] = weight, expected
                 self.nbytes += weight
                 self.admitted += 1
-            self.running += self.admitted - first
+            self._running.update(range(first, self.admitted))
             self.max_nbytes = max(self.max_nbytes, self.nbytes)
             self.max_blocks = max(self.max_blocks, len(self._held))
         return range(first, self.admitted)
@@ -155,14 +174,21 @@ class Readahead:
 
     def finish(self, position: int, running: int, finished: int) -> None:
         """Note what a block weighed while it ran, and what it weighs now that it is there."""
-        weight, expected = self._held[position]
+        self._running.discard(position)
+        self._finished += 1
+        _, expected = self._held[position]
+        self._weigh(position, finished + OVERHEAD)
         factor = running / max(1, expected)
         if self._factor is None or factor > self._factor:
             self._factor = factor
-        self._held[position] = finished + OVERHEAD, expected
-        self.nbytes += finished + OVERHEAD - weight
-        self.running -= 1
+            for other in self._running:
+                self._weigh(other, self._weight(self._held[other][1]))
         self.max_nbytes = max(self.max_nbytes, self.nbytes)
+
+    def _weigh(self, position: int, weight: int) -> None:
+        before, expected = self._held[position]
+        self._held[position] = weight, expected
+        self.nbytes += weight - before
 
     def take(self, position: int) -> None:
         """A block was taken, and counts no more."""

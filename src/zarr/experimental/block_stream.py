@@ -10,7 +10,7 @@ from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from threading import Lock
+from threading import Lock, RLock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 from weakref import WeakSet, finalize
@@ -18,7 +18,7 @@ from weakref import WeakSet, finalize
 from zarr.abc.store import _get_many_is_current
 from zarr.core._bounded import fetch_limit, read_watcher
 from zarr.core.array import Array
-from zarr.core.indexing import BlockIndexer, ensure_tuple, pop_fields, replace_lists
+from zarr.core.indexing import BlockIndexer, ensure_tuple, is_integer, pop_fields, replace_lists
 from zarr.core.sync import SyncError, _get_loop, sync
 from zarr.experimental._block_reader import CLOSE_SECONDS, BlockReader, Part
 from zarr.experimental._block_reads import ArrayBlocks, BlockRead
@@ -28,6 +28,8 @@ from zarr.storage import LocalStore, MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    import numpy.typing as npt
 
     from zarr.core.buffer import NDArrayLike, NDArrayLikeOrScalar
     from zarr.core.indexing import BasicSelection, Fields
@@ -163,10 +165,10 @@ class Block:
 
     index: int
     span: slice
-    arrays: Mapping[str, NDArrayLike]
+    arrays: Mapping[str, npt.NDArray[Any]]
 
     @property
-    def array(self) -> NDArrayLike:
+    def array(self) -> npt.NDArray[Any]:
         """The values, where there is one array.
 
         Raises
@@ -295,7 +297,7 @@ class BlockStream[T]:
         }
         self._reader: BlockReader | None = None
         self._closed = False
-        self._lock = Lock()
+        self._lock = RLock()  # a signal handler may close the stream while it begins
 
     def __len__(self) -> int:
         """How many blocks there are in all."""
@@ -321,7 +323,8 @@ class BlockStream[T]:
         outcome = await _wait_async(self._begin())
         if outcome.error is None:
             return cast("T", outcome.value)
-        await self.aclose()
+        if (reader := self._close()) is not None:
+            reader.cancel()  # nothing is awaited: the error would be lost if that were cancelled
         try:
             raise StopAsyncIteration if isinstance(outcome.error, StopIteration) else outcome.error
         finally:
@@ -348,6 +351,8 @@ class BlockStream[T]:
         """Do what `close` does, without blocking the event loop."""
         if (reader := self._close()) is not None:
             reader.cancel()
+            if reader.pid != os.getpid():
+                return
             await asyncio.wait([asyncio.wrap_future(reader.ended)], timeout=CLOSE_SECONDS)
 
     @property
@@ -368,6 +373,8 @@ class BlockStream[T]:
                 _begun.add(self._reader)
                 # A program that ends has its readers ended otherwise, all together.
                 finalize(self, self._reader.cancel).atexit = False
+                if self._closed:
+                    self._reader.cancel()
             return self._reader
 
 
@@ -391,14 +398,17 @@ def _parts(arrays: Array[Any] | Mapping[str, Array[Any]], selection: Any) -> dic
     if not arrays:
         raise ValueError("There is no array to read.")
     if unknown := selections.keys() - arrays.keys():
-        raise ValueError(f"There is a selection for {sorted(unknown)}, and no such array.")
+        raise ValueError(
+            f"There is a selection for {sorted(map(str, unknown))}, and no such array."
+        )
     parts: dict[str, Part] = {}
     for name, array in arrays.items():
         if not isinstance(array, Array):
             raise TypeError(f"{name!r} is not a zarr.Array, but a {type(array).__name__}.")
         blocks = ArrayBlocks(array)
+        chosen = () if (given := selections.get(name)) is None else given
         try:
-            axis = FirstAxis(array.shape, blocks.grid, selections.get(name, ()))
+            axis = FirstAxis(array.shape, blocks.grid, chosen)
         except (IndexError, ValueError, TypeError) as error:
             raise IndexError(f"{_label(name, blocks)}: {error}") from error
         parts[name] = Part(blocks, axis)
@@ -423,9 +433,9 @@ def _length(axis: FirstAxis) -> str:
 def _positive(name: str, value: int | None, default: int) -> int:
     if value is None:
         return default
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be a positive number, got {value!r}.")
-    return value
+    if not is_integer(value) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+    return int(value)
 
 
 def _reader(
@@ -440,7 +450,7 @@ def _reader(
     """Begin to read. Nothing here may know the stream, or it would never be collected."""
     first, *_ = parts.values()
 
-    def finish(index: int, arrays: dict[str, NDArrayLike]) -> Any:
+    def finish(index: int, arrays: dict[str, Any]) -> Any:
         block = Block(index, first.axis.rows(index), arrays)
         return block if transform is None else transform(block)
 
@@ -448,10 +458,11 @@ def _reader(
         index = indices[position]
         return sum(axis.size(index) * blocks.item_nbytes for blocks, axis in parts.values())
 
+    sized = all(blocks.is_sized for blocks, _ in parts.values())
     return BlockReader(
         parts,
         indices,
-        readahead=Readahead(len(indices), expected, budget),
+        readahead=Readahead(len(indices), expected, budget, sized=sized),
         io_concurrency=io_concurrency,
         decode_threads=decode_threads,
         finish=finish,
@@ -498,7 +509,15 @@ _begun: WeakSet[BlockReader] = WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    readers = [reader for reader in _begun if reader.pid == os.getpid()]
+    readers = [reader for reader in list(_begun) if reader.pid == os.getpid()]
     for reader in readers:
         reader.cancel()
     wait([reader.ended for reader in readers], timeout=CLOSE_SECONDS)
+
+
+_inherited: list[BlockReader] = []
+"""Readers of the process that this one was forked from. Their event loop does not run here, and would
+complain if their tasks were destroyed."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _inherited.extend(_begun))

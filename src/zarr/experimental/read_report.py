@@ -151,7 +151,8 @@ def report_reads() -> Iterator[ReadReport]:
         yield report
     finally:
         report.seconds = perf_counter() - began
-        read_watcher.reset(token)
+        with suppress(ValueError):  # a task that was abandoned is closed in another context
+            read_watcher.reset(token)
 
 
 class ReadScope:
