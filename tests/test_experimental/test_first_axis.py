@@ -25,7 +25,9 @@ def edges(draw: st.DrawFn, length: int) -> int | tuple[int, ...]:
 @st.composite
 def selections(draw: st.DrawFn, length: int) -> Any:
     """What to take of an axis."""
-    kinds: list[st.SearchStrategy[Any]] = [st.slices(length).filter(lambda part: (part.step or 1) > 0)]
+    kinds: list[st.SearchStrategy[Any]] = [
+        st.slices(length).filter(lambda part: (part.step or 1) > 0)
+    ]
     if length:
         kinds.append(st.integers(-length, length - 1))
     return draw(st.one_of(kinds))

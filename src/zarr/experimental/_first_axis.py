@@ -152,4 +152,4 @@ def _counted(block: int, end: int, count: int) -> int:
         raise TypeError(f"A block index must be an integer, got {block!r}.")
     if not -count <= block < end:
         raise IndexError(f"block {block} is out of range, there are {count}")
-    return int(block) + count * (block < 0)
+    return int(block) + (count if block < 0 else 0)
