@@ -395,7 +395,7 @@ def test_threads_that_decode(threads: int) -> None:
 
 
 def test_a_machine_that_has_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first thread is there from the beginning, and does the work alone."""
+    """The first thread does the work alone."""
     array = make_array(blocks=30)
     array.blocks[0]
     start = threading.Thread.start

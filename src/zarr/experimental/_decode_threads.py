@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -19,19 +18,19 @@ class DecodeThreads:
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.threads: list[threading.Thread] = []
         self._stopped = False
-        self._add()
 
     def submit(self, work: Callable[[], object]) -> None:
         """Have a thread run `work`, which must not raise."""
         self._queue.put(work)
         if len(self.threads) < self._limit and not self._stopped:
-            with suppress(RuntimeError):  # there can't be more, as when the interpreter shuts down
-                self._add()
-
-    def _add(self) -> None:
-        thread = threading.Thread(target=self._run, name="zarr_block_decode", daemon=True)
-        thread.start()
-        self.threads.append(thread)
+            thread = threading.Thread(target=self._run, name="zarr_block_decode", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there can't be more, as when the interpreter shuts down
+                if not self.threads:
+                    raise
+            else:
+                self.threads.append(thread)
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._stopped:
