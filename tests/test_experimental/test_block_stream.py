@@ -394,6 +394,26 @@ def test_threads_that_decode(threads: int) -> None:
     assert max(most) == threads
 
 
+def test_a_machine_that_has_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first thread does the work alone."""
+    array = make_array(blocks=30)
+    array.blocks[0]
+    start = threading.Thread.start
+    started: list[str] = []
+
+    def start_one(thread: threading.Thread) -> None:
+        if thread.name == "zarr_block_decode":
+            started.append(thread.name)
+            if len(started) > 1:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    with BlockStream(array, decode_threads=4, transform=lambda block: block.index) as stream:
+        assert list(stream) == list(range(30))
+    assert len(started) > 1
+
+
 def test_a_transform_runs_on_the_threads_of_the_stream() -> None:
     for array in (make_array(), make_array(compressors=[AsyncOnlyCodec()])):
         with BlockStream(array, transform=lambda block: threading.current_thread().name) as stream:
