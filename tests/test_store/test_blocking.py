@@ -171,7 +171,7 @@ async def test_one_thread_reads_from_fast_storage(make: Callable[..., Storage]) 
     storage.gate(0, 64, 128)
     reading = asyncio.create_task(consume(storage, 150))
     for count, gate in enumerate((0, 64, 128), 1):
-        await until(lambda count=count: len(storage.shares) == count)  # type: ignore[misc]
+        await until(lambda count=count: len(storage.shares) == count)
         await turns()
         assert (len(storage.shares), storage.running) == (count, 1)
         storage.open(gate)
