@@ -65,7 +65,7 @@ SHARE_BYTES = 256 << 10
 COLLECTED_BYTES = 16 << 20
 """Encoded bytes that are collected before a thread is started to decode them."""
 
-COLLECTING_SECONDS = 0.03
+COLLECTING_SECONDS = 0.04
 """How long less than that waits, while more is being fetched. What arrives faster is better fetched
 first and decoded then: a thread that decodes and one that fetches wait for each other's GIL."""
 
