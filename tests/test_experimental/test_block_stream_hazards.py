@@ -226,3 +226,21 @@ def test_numpy_integers_and_none_are_taken() -> None:
     assert [(block.index, type(block.index)) for block in stream] == [(3, int), (19, int)]
     with pytest.raises(ValueError, match="number of bytes"):
         BlockStream(arrays, readahead_bytes="0.0 GB")
+
+
+def test_an_error_that_is_false_is_an_error() -> None:
+    class Nothing(Exception):
+        def __bool__(self) -> bool:
+            return False
+
+    def refuse(block: Block) -> int:
+        if block.index == 2:
+            raise Nothing
+        return block.index
+
+    stream = BlockStream(numbers(), transform=refuse)
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(Nothing):
+        next(stream)
+    assert stream._reader is not None
+    assert stream._reader._handover.position == len(stream)

@@ -118,7 +118,7 @@ class Handover:
                 self._stats.blocks += 1
                 self._stats.nbytes += outcome.nbytes
             # An error is the last thing that there is.
-            self.position = self._readahead.count if outcome.error else self.position + 1
+            self.position = self.position + 1 if outcome.error is None else self._readahead.count
             if since is not None:
                 now = perf_counter()
                 fetched_at = min(max(outcome.fetched_at, since), now)
