@@ -77,6 +77,9 @@ class Storage:
                 self.running -= 1
                 self.closed += 1
 
+    async def until_shares(self, count: int) -> None:
+        await until(lambda: len(self.shares) == count)
+
     def gate(self, *numbers: int) -> None:
         self.gates |= {number: threading.Event() for number in numbers}
 
@@ -171,7 +174,7 @@ async def test_one_thread_reads_from_fast_storage(make: Callable[..., Storage]) 
     storage.gate(0, 64, 128)
     reading = asyncio.create_task(consume(storage, 150))
     for count, gate in enumerate((0, 64, 128), 1):
-        await until(lambda count=count: len(storage.shares) == count)
+        await storage.until_shares(count)
         await turns()
         assert (len(storage.shares), storage.running) == (count, 1)
         storage.open(gate)
