@@ -133,7 +133,7 @@ class CopyingNDBuffer(cpu.NDBuffer):
 def test_an_output_of_another_kind_is_not_written_to_by_halves() -> None:
     array = make_array(CancellingStore(), (4,))
     prototype = BufferPrototype(buffer=cpu.Buffer, nd_buffer=CopyingNDBuffer)
-    with pytest.raises(ValueError, match="Non-default buffer prototypes"):
+    with pytest.raises((AssertionError, ValueError), match="not supported within shards"):
         array.get_basic_selection(slice(1, 15), prototype=prototype)
 
 

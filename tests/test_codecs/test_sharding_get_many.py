@@ -385,7 +385,8 @@ def test_a_store_does_not_merge_ranges_further(
 ) -> None:
     server, _, data = over_http
     store = FsspecStore.from_url(server.url, read_only=True)
-    array = zarr.open_array(store, mode="r", config={"sharding_coalesce_max_gap_bytes": gap})
+    with config.set({"array.sharding_coalesce_max_gap_bytes": gap}):
+        array = zarr.open_array(store, mode="r")
     assert requests_for(array, server, data) == 4 * (1 + ranges)
 
 
@@ -401,7 +402,8 @@ def test_references_to_one_file_are_merged(
     remote = {"remote_protocol": "http", "remote_options": {"asynchronous": True}}
     options = {"fo": refs, "max_gap": gap, **remote}
     store = FsspecStore.from_url("reference://", storage_options=options, read_only=True)
-    array = zarr.open_array(store, mode="r", config={"sharding_coalesce_max_gap_bytes": 0})
+    with config.set({"array.sharding_coalesce_max_gap_bytes": 0}):
+        array = zarr.open_array(store, mode="r")
     assert requests_for(array, server, data) == requests
 
 

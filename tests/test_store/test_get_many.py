@@ -276,7 +276,7 @@ async def test_a_read_only_zip_store(tmp_path: Path) -> None:
     await fill(writable, VALUES)
     values = await read(writable, REQUESTS)
     writable.close()
-    with ZipStore(tmp_path / "store.zip", mode="r") as store:
+    with await ZipStore.open(tmp_path / "store.zip", mode="r") as store:
         assert await read(store, REQUESTS) == values
 
 

@@ -153,7 +153,7 @@ async def open_store(kind: str, path: Path) -> Store:
     kind, _, variant = kind.partition(":")
     if kind == "zip" and variant in ARCHIVES:
         (path / "store.zip").write_bytes(ARCHIVES[variant]())
-        return ZipStore(path / "store.zip", mode="r")
+        return await ZipStore.open(path / "store.zip", mode="r")
     match kind, variant:
         case "memory", _:
             store = MemoryStore()
@@ -171,7 +171,7 @@ async def open_store(kind: str, path: Path) -> Store:
         case "zip", "being-written-deflated":
             store = ZipStore(path / "store.zip", mode="w", compression=zipfile.ZIP_DEFLATED)
         case "zip", "file":
-            return ZipStore(io.BytesIO(archive()), mode="r")
+            return await ZipStore.open(io.BytesIO(archive()), mode="r")
         case "object", "memory":
             store = ObjectStore(pytest.importorskip("obstore.store").MemoryStore())
         case "object", "local":

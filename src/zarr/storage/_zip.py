@@ -53,7 +53,9 @@ class ZipStore:
     ) -> Generator[tuple[int, Buffer | None]]:
         """Serve requests one after another."""
         with self._lock:
-            archive = self._zipfile()
+            if not self._is_open:
+                self._sync_open()
+            archive = self._zf
             # What is still being written has to go through the archive's own file object.
             file = archive.fp if self.path is not None and archive.mode == "r" else None
             for index, key, byte_range in requests:
