@@ -153,7 +153,7 @@ def _view(out: NDBuffer, shard: Shard) -> NDBuffer | None:
     plain = type(out) is NumpyNDBuffer and type(array) is np.ndarray
     if plan.sel_shape is not None or not plain:
         return None
-    view = out[selection]
+    view = out[(*selection, ...)]  # of no dimension too: without the ellipsis NumPy copies that
     fits = view.shape == plan.shape and view.dtype == shard.spec.dtype.to_native_dtype()
     return view if fits else None
 
