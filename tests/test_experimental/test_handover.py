@@ -14,7 +14,7 @@ def make(count: int = 4, budget: int = 1 << 30) -> tuple[Handover, list[str]]:
     handover = Handover(
         Readahead(count, lambda position: 1, budget), lambda: signals.append("room")
     )
-    assert list(handover.admit()) == [0]
+    assert list(handover.admit(1)) == [0]
     handover.put([(0, Outcome("block 0"))])
     handover.admit()
     assert handover.take(lambda: None, None) == Outcome("block 0")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zarr.experimental._readahead import MAX_ADMITTED, OVERHEAD, Readahead, parse_nbytes
+from zarr.experimental._readahead import MAX_ADMITTED, OVERHEAD, UNSEEN, Readahead, parse_nbytes
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,28 @@ def test_no_number_of_bytes(text: int | str) -> None:
         parse_nbytes(text)
 
 
-def test_the_first_block_runs_alone() -> None:
-    readahead = Readahead(10, lambda position: 10, 1 << 20)
+@pytest.mark.parametrize(
+    ("budget", "sized"), [(2 * UNSEEN * (10 + OVERHEAD) - 1, True), (1 << 40, False)]
+)
+def test_the_first_block_runs_alone(budget: int, sized: bool) -> None:
+    readahead = Readahead(10, lambda position: 10, budget, sized=sized)
     assert list(readahead.admit()) == [0]
     assert not readahead.admits()
     assert list(readahead.admit()) == []
     readahead.finish(0, 10, 10)
-    assert list(readahead.admit()) == list(range(1, 10))
+    assert list(readahead.admit()) == (list(range(1, 10)) if sized else [1])
+
+
+def test_light_blocks_do_not_wait_for_the_first() -> None:
+    weight = 10 + OVERHEAD
+    readahead = Readahead(100, lambda position: 10, 3 * UNSEEN * weight)
+    assert list(readahead.admit(2)) == [0, 1]
+    assert list(readahead.admit()) == [2]
+    assert list(readahead.admit()) == []
+    readahead.finish(1, 4 * weight, 10)  # all turn out to be heavier
+    assert readahead.nbytes > 3 * weight
+    assert len(readahead.admit()) > 0
+    assert readahead.nbytes <= 3 * UNSEEN * weight
 
 
 def test_the_first_block_tells_what_the_others_weigh() -> None:
@@ -75,7 +90,7 @@ def test_a_block_that_exceeds_the_budget_runs_alone() -> None:
 def test_blocks_start_several_at_a_time() -> None:
     weight = 1000 + OVERHEAD
     readahead = Readahead(1000, lambda position: 1000, 16 * weight)
-    readahead.admit()
+    readahead.admit(1)
     readahead.finish(0, 1000, 1000)
     readahead.take(0)
     assert len(readahead.admit()) == 16
@@ -119,7 +134,7 @@ def test_whatever_happens(
         if admitted and held + len(admitted) > 1:
             assert readahead.nbytes <= budget
         if not there and not taken:
-            assert readahead.admitted <= 1
+            assert readahead.admitted <= 1 or readahead.nbytes <= budget // UNSEEN
         running.extend(admitted)
         assert running or there
         assert readahead.running == len(running)

@@ -52,11 +52,9 @@ SMALL_NBYTES = 32 << 10
 """Encoded chunks below this size are decoded by one thread at a time: several would spend more
 time waiting for one another to let go of the GIL than decoding."""
 
-SLOW_SECONDS = 0.01
-"""Where the first block took longer, those after it start a few at a time, `FIRST_ADMITTED` and then
-twice as many each time: the next ones are planned while the first are under way."""
-
 FIRST_ADMITTED = 64
+"""How many blocks start together at first where a store is not of this machine, and then twice as many
+each time: the next ones are planned while the first are under way."""
 
 QUIET_SECONDS = 0.005
 """How long nothing more has to come until what was collected is decoded."""
@@ -195,7 +193,9 @@ class BlockReader:
 
     async def _run(self) -> None:
         fetch_slots.set(FetchSlots(self._io_concurrency))
-        began, most, left = perf_counter(), MAX_ADMITTED, len(self._indices)
+        at_hand = all(source.is_at_hand for source, _ in self._parts.values())
+        most = MAX_ADMITTED if at_hand else FIRST_ADMITTED
+        left = len(self._indices)
         with report_reads() as self._report:
             async with flat_task_group() as tasks:
                 while self._handover.failed_at == math.inf and left:
@@ -209,8 +209,6 @@ class BlockReader:
                         most = min(2 * most, MAX_ADMITTED)
                     else:
                         await self._room.wait()
-                    if left == len(self._indices) - 1 and perf_counter() - began > SLOW_SECONDS:
-                        most = FIRST_ADMITTED
 
     async def _read(self, blocks: Sequence[_Block]) -> None:
         """Read blocks together. If that fails, find out at which of them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from zarr.abc.store import _store_supports_sync_io
 from zarr.core._chunk_reads import chunk_decoder
 from zarr.core.array import Array, AsyncArray, _get_chunk_spec
 from zarr.core.array_spec import ArraySpec
@@ -16,6 +17,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline, _bulk_decoding
 from zarr.core.dtype.common import HasItemSize
 from zarr.storage._common import StorePath
+from zarr.storage._zip import ZipStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +78,11 @@ class ArrayBlocks:
     @property
     def store(self) -> Store:
         return self.array.store_path.store
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the store is on this machine, so that reads need not wait for a network."""
+        return _store_supports_sync_io(self.store) or isinstance(self.store, ZipStore)
 
     def _spec(self, shape: tuple[int, ...]) -> ArraySpec:
         metadata = self.array.metadata

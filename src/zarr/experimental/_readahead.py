@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 MAX_ADMITTED = 1024
 """How many blocks start together at most: what is planned together keeps the event loop busy."""
 
+UNSEEN = 8
+"""How many times what their shapes say blocks are taken to weigh while none of them is there. Encoded
+and decoded, a block seldom weighs more than twice as much."""
+
 OVERHEAD = 4 << 10
 """What a block takes besides its data, in bytes, about."""
 
@@ -95,10 +99,11 @@ class BlockStreamStats:
 class Readahead:
     """Decides when blocks start, in order.
 
-    The first one runs alone. What it weighs, beside what its shape says, is expected of all blocks
-    that run; as soon as a block is there, it weighs what it holds. Blocks start while they fit into
-    the budget, and one starts always. They start several at a time, once a quarter of the budget is
-    free, so that what lies side by side can be read together.
+    The first one runs alone, or with others that would all fit if each weighed `UNSEEN` times what
+    its shape says. What the first that is there weighs, beside what its shape says, is expected of
+    all blocks that run; as soon as a block is there, it weighs what it holds. Blocks start while they
+    fit into the budget, and one starts always. They start several at a time, once a quarter of the
+    budget is free, so that what lies side by side can be read together.
 
     Parameters
     ----------
@@ -109,8 +114,8 @@ class Readahead:
     budget
         The bytes that blocks may weigh together from their start until they are taken.
     sized
-        Whether blocks of one shape weigh the same. If not (text), no more of them run than have been
-        finished, so that many do not start on the evidence of one that is light.
+        Whether blocks of one shape weigh the same. If not (text), the first one runs alone, and then
+        no more than have been finished, so that many do not start on the evidence of one that is light.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class Readahead:
         self._expected = expected
         self._budget = budget
         self._sized = sized
+        self._unseen = budget // UNSEEN if sized else 0
         self._factor: float | None = None
         self._held: dict[int, tuple[int, int]] = {}  # what each weighs, and should have weighed
         self._running: set[int] = set()
@@ -143,7 +149,7 @@ class Readahead:
         if self.admitted == self.count or not self._held:
             return self.admitted < self.count
         if self._factor is None:
-            return False
+            return self.nbytes + self._weight(self._expected(self.admitted)) <= self._unseen
         if not self._sized and self.running >= self._finished:
             return False
         free = self._budget - self.nbytes
@@ -153,13 +159,14 @@ class Readahead:
         """Start blocks, so many at most: which positions, if any."""
         first = self.admitted
         if self.admits():
-            limit = min(self.count, first + (most if self._factor is not None else 1))
+            limit = min(self.count, first + most)
+            budget = self._unseen if self._factor is None else self._budget
             if not self._sized:
                 limit = min(limit, first + max(1, self._finished - self.running))
             while self.admitted < limit:
                 expected = self._expected(self.admitted)
                 weight = self._weight(expected)
-                if self._held and self.nbytes + weight > self._budget:
+                if self._held and self.nbytes + weight > budget:
                     break
                 self._held[self.admitted] = weight, expected
                 self.nbytes += weight

@@ -184,9 +184,9 @@ class BlockStream[T]:
     """Blocks of arrays, in order along the first axis, read ahead of whoever iterates.
 
     A block is a chunk of the first axis, or a shard where an array is sharded, with all that is
-    selected of the other axes. The first block is read alone and shows what a block weighs. From
-    then on as many are in flight as `readahead_bytes` holds, at least one: a slow consumer holds
-    them back. They are fetched in zarr's event loop, many with one `Store.get_many`, and decoded on
+    selected of the other axes. The first block shows what a block weighs: it is read alone, or with
+    others that by their shape take an eighth of `readahead_bytes`. From then on as many are in flight
+    as that holds, at least one: a slow consumer holds them back. They are fetched in zarr's event loop, many with one `Store.get_many`, and decoded on
     threads of the stream.
 
     It is an iterator, for `for` and for `async for`, and begins when it is first asked for a block.
