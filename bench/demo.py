@@ -155,7 +155,7 @@ def write_json(file: Path, comparisons: Sequence[Comparison], settings: Settings
             "python": platform.python_version(),
             "load": os.getloadavg(),
         },
-        "settings": {**dataclasses.asdict(settings), "fork": str(settings.fork)},
+        "settings": dataclasses.asdict(settings),
         "cases": {
             comparison.case.name: {
                 "title": comparison.title,
@@ -167,7 +167,7 @@ def write_json(file: Path, comparisons: Sequence[Comparison], settings: Settings
         },
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=1))
+    file.write_text(json.dumps(content, indent=1, default=str))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The environments that the measurements run in, under `build/`.
 
-`demo-stock` and `demo-fork` hold the same packages at the same versions and differ in zarr alone.
+`demo-stock` and `demo-fork` hold the same packages at the same versions and differ in zarr alone. So does
+`demo-before`, where something else than the release is compared with.
 `demo-tools` serves, draws and prints, so that none of that is imported where a read is timed.
 Standard library only: this runs before anything is installed.
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 TOOLS = Environment(BUILD / "demo-tools")
 STOCK = Environment(BUILD / "demo-stock")
 FORK = Environment(BUILD / "demo-fork")
+BEFORE = Environment(BUILD / "demo-before")
 
 # `zarr.testing`, whose `LatencyStore` is measured, imports pytest.
 BESIDE_ZARR = ("aiohttp", "pytest")
@@ -40,24 +42,29 @@ def prepare_tools() -> None:
     TOOLS.install("the server and the display", FOR_THE_TOOLS)
 
 
-def prepare_measured(fork: Path) -> None:
+def prepare_measured(fork: Path, before: Path | None = None) -> None:
     """Make the environments of the release and of the fork, unless they are up to date.
 
     Parameters
     ----------
     fork : Path
-        A checkout of the fork, or a wheel built from one. Only its zarr is taken: all that zarr
-        needs was installed with the release, here as there.
+        A checkout of the fork or of zarr-python, or a wheel built from one. Only its zarr is taken:
+        all that zarr needs was installed with the release, here as there.
+    before : Path, optional
+        The same, for what the fork is compared with in place of the release.
     """
     released = release()
-    for environment in (STOCK, FORK):
+    others = {FORK: fork} if before is None else {FORK: fork, BEFORE: before}
+    for environment in (STOCK, *others):
         environment.make(sys.executable, platform.python_version())
         what = f"{released} in {environment.path.name}"
         environment.install(what, [released.replace("==", "[remote]=="), *BESIDE_ZARR])
-    made_of = [fork] if fork.is_file() else [fork / name for name in FORK_IS_BUILT_FROM]
-    alone = ("--no-deps", "--force-reinstall", str(fork))
-    what = "the fork" if fork == ROOT else fork.name
-    FORK.install(f"{what} in {FORK.path.name}", alone, made_of=made_of)
+    for environment, path in others.items():
+        parts = [path] if path.is_file() else [path / name for name in FORK_IS_BUILT_FROM]
+        alone = ("--no-deps", "--force-reinstall", str(path))
+        # One name, whatever is installed: what was there before is not there any more.
+        what = f"zarr in {environment.path.name}"
+        environment.install(what, alone, made_of=[part for part in parts if part.exists()])
 
 
 def release() -> str:

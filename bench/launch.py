@@ -52,7 +52,13 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
         type=checkout_or_wheel,
         default=ROOT,
         metavar="PATH",
-        help="a checkout of the fork, or a wheel of it (default: this checkout)",
+        help="a checkout of the fork or of zarr-python, or a wheel (default: this checkout)",
+    )
+    parser.add_argument(
+        "--before",
+        type=checkout_or_wheel,
+        metavar="PATH",
+        help="the same, for what it is compared with (default: the release)",
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.request import Request, urlopen
 
 from bench.cases import tile_edge
-from bench.environments import FORK, STOCK, prepare_measured
+from bench.environments import BEFORE, FORK, STOCK, prepare_measured
 from tools.environment import BUILD, ROOT
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Settings:
     latency_ms: float
     repeats: int
     fork: Path
+    before: Path | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Self:
@@ -134,7 +135,7 @@ class Laboratory:
 
     def __enter__(self) -> Self:
         with contextlib.redirect_stdout(sys.stderr):
-            prepare_measured(self.settings.fork)
+            prepare_measured(self.settings.fork, self.settings.before)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -157,7 +158,7 @@ class Laboratory:
         """
         for case in cases:
             self._make_array(case)
-        sides = {"stock": STOCK, "fork": FORK}
+        sides = {"stock": BEFORE if self.settings.before else STOCK, "fork": FORK}
         batches = [[case] for case in cases] if alone else [cases]
         readings: dict[tuple[str, str], list[Reading]] = {}
         repeats = self.settings.repeats

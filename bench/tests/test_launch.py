@@ -3,16 +3,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from bench import demo, measure
+from bench import demo, environments, measure
 from bench.launch import parse
+from tools import environment
 from tools.environment import ROOT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -48,6 +46,7 @@ def test_options_have_defaults() -> None:
         "both",
     )
     assert options.fork == ROOT
+    assert options.before is None
 
 
 def test_fork_is_a_checkout_or_a_wheel(tmp_path: Path) -> None:
@@ -55,7 +54,35 @@ def test_fork_is_a_checkout_or_a_wheel(tmp_path: Path) -> None:
     wheel = tmp_path / "zarr-3.4.2-py3-none-any.whl"
     wheel.touch()
     for path in (tmp_path, wheel):
-        assert parse(demo.make_parser(), ["--fork", str(path)]).fork == path
+        options = parse(demo.make_parser(), ["--fork", str(path), "--before", str(path)])
+        assert (options.fork, options.before) == (path, path)
+
+
+def test_what_is_measured_is_installed_again_when_it_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A, then B, then A again, in one environment."""
+    installed: list[str] = []
+
+    def call(command: list[str], _: str) -> None:
+        if "install" in command:
+            installed.append(f"{Path(command[0]).parents[1].name}: {Path(command[-1]).name}")
+
+    monkeypatch.setattr(environment, "_call", call)
+    monkeypatch.setattr(
+        environment.Environment, "make", lambda self, *_: self.path.mkdir(exist_ok=True)
+    )
+    for name in ("STOCK", "FORK", "BEFORE"):
+        monkeypatch.setattr(environments, name, environment.Environment(tmp_path / name.lower()))
+    one, other = tmp_path / "one", tmp_path / "other"
+    for checkout in (one, other):
+        checkout.mkdir()
+        (checkout / "pyproject.toml").touch()
+    environments.prepare_measured(one)
+    assert installed == ["stock: pytest", "fork: pytest", "fork: one"]
+    for fork, before in ((other, None), (one, None), (one, other), (one, other)):
+        environments.prepare_measured(fork, before)
+    assert installed[3:] == ["fork: other", "fork: one", "before: pytest", "before: other"]
 
 
 def test_unknown_case_is_named_before_anything_is_installed() -> None:
