@@ -62,6 +62,8 @@ def test_interrupted_run_ends_its_children(tmp_path: Path, number: signal.Signal
         "import signal, sys\n"
         "from pathlib import Path\n"
         "from tools import children\n"
+        # A shell that starts the tests in the background has them ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))\n"
         f"children.run([sys.executable, '-c', {stubborn!r}], cwd=Path())\n"
     )
