@@ -215,7 +215,8 @@ def roads(
             decode=transform.decode_chunk,
         )
 
-    return chunk_decoder(transform, out, drop_axes), decode, other
+    scatter = chunk_decoder(transform, drop_axes)
+    return lambda value, *where: scatter(value, out, *where), decode, other
 
 
 @pytest.mark.parametrize("dtype", ["<i4", ">i4", "M8[s]", [("a", "<i2"), ("b", "<f8")]], ids=repr)

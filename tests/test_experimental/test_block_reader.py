@@ -51,7 +51,7 @@ def begin() -> Generator[Callable[..., BlockReader]]:
     ) -> BlockReader:
         array = zarr.create_array(store, data=VALUES, chunks=(3, 2), overwrite=True)
         blocks = ArrayBlocks(array)
-        part = Part(blocks, FirstAxis(array.shape, blocks.grid))
+        part = Part(blocks, FirstAxis(array.shape, blocks.grid), blocks.decoder())
         reader = BlockReader(
             {"values": part},
             indices,

@@ -35,19 +35,17 @@ def selections(draw: st.DrawFn, length: int) -> Any:
 
 def assembled(axis: FirstAxis, values: np.ndarray[Any, Any], block: int) -> Any:
     """A block, put together from chunks as a store has them."""
-    chunks = axis.chunks(block)
-    assert [coords for coords, *_ in chunks.projections if np.prod(chunks.shape)] == axis.coords(
-        block
-    )
+    chunks, coords = axis.chunks(block), axis.coords(block)
+    assert len(coords) == (len(chunks.selections) if np.prod(chunks.shape) else 0)
     out = np.full(chunks.shape, -1)
-    for coords, chunk_selection, out_selection in chunks.projections:
-        spec = axis._grid[coords]
+    for at, (chunk_selection, out_selection) in zip(coords, chunks.selections, strict=False):
+        spec = axis._grid[at]
         assert spec is not None
         chunk = np.full(spec.codec_shape, -2)
         inner = values[spec.slices]
         chunk[tuple(map(slice, inner.shape))] = inner
         part = chunk[chunk_selection]
-        out[out_selection] = part.squeeze(axis=chunks.drop_axes) if chunks.drop_axes else part
+        out[out_selection] = part.squeeze(axis=axis.drop_axes) if axis.drop_axes else part
     return out
 
 

@@ -207,11 +207,11 @@ async def decode_in_threads(
         Whether each chunk was there, in the order of `batch`.
     """
     results: list[GetResult | None] = [None] * len(batch)
-    scatter = chunk_decoder(transform, out, drop_axes)
+    scatter = chunk_decoder(transform, drop_axes)
 
     def decode(index: int, value: Buffer | None) -> None:
         _, spec, chunk_selection, out_selection, _ = batch[index]
-        results[index] = scatter(value, spec, chunk_selection, out_selection)
+        results[index] = scatter(value, out, spec, chunk_selection, out_selection)
 
     decoders = Decoders(decode, executor, workers)
     if len(batch) == 1:
@@ -231,9 +231,9 @@ async def decode_in_threads(
 
 
 def chunk_decoder(
-    transform: ChunkTransform, out: NDBuffer, drop_axes: tuple[int, ...]
-) -> Callable[[Buffer | None, ArraySpec, SelectorTuple, SelectorTuple], GetResult]:
-    """A function that decodes one chunk and writes it to its place in `out`.
+    transform: ChunkTransform, drop_axes: tuple[int, ...] = ()
+) -> Callable[[Buffer | None, NDBuffer, ArraySpec, SelectorTuple, SelectorTuple], GetResult]:
+    """A function that decodes one chunk and writes it to its place in an output.
 
     Several threads may call it. Where the chunks are NumPy arrays as they are stored, it leaves
     out the buffer objects around each step: threads that decode small chunks spend much of their
@@ -243,22 +243,23 @@ def chunk_decoder(
     ----------
     transform
         Decodes a chunk.
-    out, drop_axes
+    drop_axes
         As for `CodecPipeline.read`.
 
     Returns
     -------
     Callable
-        It takes the encoded chunk or `None`, its `ArraySpec`, its `chunk_selection` and its
-        `out_selection`, and returns whether the chunk was there.
+        It takes the encoded chunk or `None`, the output, the `ArraySpec` of the chunk, its
+        `chunk_selection` and its `out_selection`, and returns whether the chunk was there.
     """
-    array: Any = out.as_ndarray_like()
     bytes_codecs = transform._bb_codecs[::-1]
     to_array = transform._ab_codec
-    dtypes: dict[int, np.dtype[Any] | None] = {}  # by the id of a spec that the caller holds
+    # The chunks of an array mostly share their spec.
+    latest: tuple[ArraySpec | None, np.dtype[Any] | None] = None, None
 
     def decode(
         value: Buffer | None,
+        out: NDBuffer,
         spec: ArraySpec,
         chunk_selection: SelectorTuple,
         out_selection: SelectorTuple,
@@ -275,25 +276,34 @@ def chunk_decoder(
 
     def decode_plain(
         value: Buffer | None,
+        out: NDBuffer,
         spec: ArraySpec,
         chunk_selection: SelectorTuple,
         out_selection: SelectorTuple,
     ) -> GetResult:
-        dtype = dtypes.get(id(spec))
-        if dtype is None and id(spec) not in dtypes:
-            dtype = dtypes[id(spec)] = _plain_dtype(spec, cast("BytesCodec", to_array))
-        if value is None or dtype is None or type(chunk_selection) is not tuple:
-            return decode(value, spec, chunk_selection, out_selection)
+        nonlocal latest
+        seen, dtype = latest
+        if seen is not spec:
+            dtype = _plain_dtype(spec, cast("BytesCodec", to_array))
+            latest = spec, dtype
+        array: Any = out.as_ndarray_like()
+        if (
+            value is None
+            or dtype is None
+            or type(chunk_selection) is not tuple
+            or type(out) is not NumpyNDBuffer
+            or type(array) is not np.ndarray
+        ):
+            return decode(value, out, spec, chunk_selection, out_selection)
         for codec in bytes_codecs:
             value = codec._decode_sync(value, spec)
         chunk = np.asanyarray(value.as_array_like()).view(dtype)
         if chunk.shape != spec.shape:
             chunk = chunk.reshape(spec.shape)
         array[out_selection] = chunk[(*chunk_selection, ...)]
-        return GetResult(status="present")
+        return {"status": "present"}
 
-    plain = type(out) is NumpyNDBuffer and type(array) is np.ndarray and not drop_axes
-    plain = plain and not transform._aa_codecs and type(to_array) is BytesCodec
+    plain = not drop_axes and not transform._aa_codecs and type(to_array) is BytesCodec
     return decode_plain if plain else decode
 
 

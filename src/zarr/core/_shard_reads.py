@@ -81,7 +81,9 @@ async def read_shards(
     return complete(reading.results)
 
 
-type _Scatter = Callable[[Buffer | None, ArraySpec, SelectorTuple, SelectorTuple], GetResult]
+type _Scatter = Callable[
+    [Buffer | None, NDBuffer, ArraySpec, SelectorTuple, SelectorTuple], GetResult
+]
 
 
 @dataclass(slots=True)
@@ -312,7 +314,7 @@ class _Reading:
             task.add_done_callback(lambda _: self._slots.release())
             return
         target = _Target(shard, self._out, self._drop_axes, self.results)
-        scatter = chunk_decoder(transform, target.buffer, ())
+        scatter = chunk_decoder(transform)
         first = self._job_count
         self._job_count += len(chunks)
         self._jobs.update(enumerate(((scatter, target, chunk) for chunk in chunks), first))
@@ -340,6 +342,6 @@ def _decode(jobs: dict[int, _Job], number: int, value: Buffer | None) -> None:
     """Decode an inner chunk. Runs on a worker thread."""
     scatter, target, (_, chunk_selection, out_selection, _) = jobs[number]
     selections = cast("tuple[SelectorTuple, SelectorTuple]", (chunk_selection, out_selection))
-    scatter(value, target.shard.plan.chunk_spec, *selections)
+    scatter(value, target.buffer, target.shard.plan.chunk_spec, *selections)
     del jobs[number]
     target.chunk_written()

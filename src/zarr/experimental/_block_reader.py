@@ -12,25 +12,22 @@ import logging
 import math
 import os
 import threading
-from collections import deque
 from concurrent.futures import Future, wait
 from contextlib import aclosing, suppress
 from functools import partial
-from itertools import chain
+from itertools import batched
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zarr.core._bounded import FetchSlots, fetch_slots, flat_task_group, map_ahead
 from zarr.core._chunk_reads import (
     COLLECTED_BYTES,
     COLLECTING_SECONDS,
-    SHARE,
     SHARE_BYTES,
     _shares,
     fetch_many,
 )
 from zarr.core.sync import _get_loop, iothread
-from zarr.experimental._block_reads import BlockRead
 from zarr.experimental._decode_threads import DecodeThreads
 from zarr.experimental._handover import Handover, Outcome, failed
 from zarr.experimental._readahead import MAX_ADMITTED, held_nbytes
@@ -39,18 +36,13 @@ from zarr.experimental.read_report import ReadReport, report_reads
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from zarr.core._bounded import ReadGroup
-    from zarr.core.buffer import Buffer, BufferPrototype, NDArrayLike
-    from zarr.core.chunk_utils import ChunkTransform
+    from zarr.core.buffer import Buffer, BufferPrototype, NDArrayLike, NDBuffer
+    from zarr.core.indexing import SelectorTuple
     from zarr.experimental._block_reads import ArrayBlocks
     from zarr.experimental._first_axis import FirstAxis
     from zarr.experimental._readahead import BlockStreamStats, Readahead
 
 logger = logging.getLogger("zarr.experimental.block_stream")
-
-SMALL_NBYTES = 32 << 10
-"""Encoded chunks below this size are decoded by one thread at a time: several would spend more
-time waiting for one another to let go of the GIL than decoding."""
 
 FIRST_ADMITTED = 64
 """How many blocks start together at first where a store is not of this machine, and then twice as many
@@ -64,14 +56,25 @@ CLOSE_SECONDS = 1.0
 
 
 class Part(NamedTuple):
-    """One array of a reader: how its blocks are read, and which chunks they are made of."""
+    """One array of a reader: how its blocks are read, and which chunks they are made of.
+
+    `scatter` is a `chunk_decoder`, or `None` if the array has to read its blocks itself.
+    """
 
     blocks: ArrayBlocks
     axis: FirstAxis
+    scatter: Any
 
 
-type _Request = tuple[_Block, str, int]
-"""A chunk of a block: the name of the array, and its number among the chunks of that."""
+class _Filling(NamedTuple):
+    """A block of one array that chunks are decoded to."""
+
+    out: NDBuffer
+    selections: Sequence[tuple[SelectorTuple, SelectorTuple]]
+
+
+type _Request = tuple[_Block, str, int, tuple[int, ...]]
+"""A chunk of a block: the name of the array, its number among the chunks of that, its coordinates."""
 
 
 class _Block:
@@ -193,7 +196,7 @@ class BlockReader:
 
     async def _run(self) -> None:
         fetch_slots.set(FetchSlots(self._io_concurrency))
-        at_hand = all(source.is_at_hand for source, _ in self._parts.values())
+        at_hand = all(part.blocks.is_at_hand for part in self._parts.values())
         most = MAX_ADMITTED if at_hand else FIRST_ADMITTED
         left = len(self._indices)
         with report_reads() as self._report:
@@ -241,15 +244,15 @@ class BlockReader:
         by_store: dict[tuple[int, BufferPrototype], tuple[list[_Request], list[str]]] = {}
         by_array: list[tuple[_Block, str]] = []
         for block in blocks:
-            for name, (source, axis) in self._parts.items():
-                if source.transform is None:
+            for name, (source, axis, scatter) in self._parts.items():
+                if scatter is None:
                     block.to_fetch += 1
                     by_array.append((block, name))
                     continue
                 alike = (id(source.store), source.prototype)
                 requests, keys = by_store.setdefault(alike, ([], []))
                 for number, coords in enumerate(axis.coords(block.index)):
-                    requests.append((block, name, number))
+                    requests.append((block, name, number, coords))
                     keys.append(source.key(coords))
                     block.to_fetch += 1
             block.to_decode = max(1, block.to_fetch)
@@ -264,7 +267,7 @@ class BlockReader:
 
     async def _fetch_chunks(self, requests: Sequence[_Request], keys: Sequence[str]) -> None:
         source = self._parts[requests[0][1]].blocks
-        collected: list[ReadGroup] = []
+        collected: list[tuple[int, Buffer | None]] = []
         nbytes, until = 0, 0.0
         timer: asyncio.TimerHandle | None = None
 
@@ -272,15 +275,13 @@ class BlockReader:
             nonlocal nbytes, timer
             if timer is not None:
                 timer.cancel()
-            count = sum(map(len, collected))
-            if nbytes < SMALL_NBYTES * count and not self._each:
-                collected[:] = [list(chain.from_iterable(collected))]
-            shares = collected[:]
+            shares = batched(collected, 1) if self._each else _shares(collected)
+            jobs = [partial(self._decode, requests, list(share)) for share in shares if share]
             collected.clear()
             nbytes, timer = 0, None
             try:
-                for share in shares:
-                    self._threads.submit(partial(self._decode, requests, deque(share)))
+                for job in jobs:
+                    self._threads.submit(job)
             except RuntimeError as error:  # this may be called by the timer
                 self._handover.fail(error)
 
@@ -289,13 +290,13 @@ class BlockReader:
                 async for group in groups:
                     now = perf_counter()
                     for index, value in group:
-                        block, *_ = requests[index]
+                        block = requests[index][0]
                         size = 0 if value is None else len(value)
                         block.nbytes += size
                         block.to_fetch -= 1
                         block.fetched_at = now
                         nbytes += size
-                    collected.extend(([one] for one in group) if self._each else _shares(group))
+                    collected += group
                     if timer is None:
                         until = self.loop.time() + COLLECTING_SECONDS
                     else:
@@ -314,7 +315,7 @@ class BlockReader:
 
         async def read(one: tuple[_Block, str]) -> None:
             block, name = one
-            source, axis = self._parts[name]
+            source, axis, _ = self._parts[name]
             try:
                 array = await source.array._get_selection(
                     axis.indexer(block.index), prototype=source.prototype
@@ -334,38 +335,30 @@ class BlockReader:
 
     # --- in the threads that decode --------------------------------------------------------------
 
-    def _decode(
-        self, requests: Sequence[_Request], chunks: deque[tuple[int, Buffer | None]]
-    ) -> None:
-        while chunks:
-            self._decode_share(requests, [chunks.popleft() for _ in range(min(SHARE, len(chunks)))])
-
-    def _decode_share(
-        self, requests: Sequence[_Request], share: list[tuple[int, Buffer | None]]
-    ) -> None:
+    def _decode(self, requests: Sequence[_Request], share: list[tuple[int, Buffer | None]]) -> None:
         decoded: list[_Block] = []
         share.reverse()
         while share:
             index, value = share.pop()  # so that nothing is kept that has been decoded
             if self._handover.closed:
                 return
-            block, name, number = requests[index]
+            block, name, number, coords = requests[index]
+            source, _, scatter = self._parts[name]
             try:
-                self._part(block, name).decode(number, value)
+                out, selections = block.parts.get(name) or self._filling(block, name)
+                scatter(value, out, source.spec(coords), *selections[number])
             except BaseException as error:  # noqa: BLE001 -- it is handed over
                 self._handover.put([(block.position, failed(error))])
             else:
                 decoded.append(block)
         self._decoded(decoded)
 
-    def _part(self, block: _Block, name: str) -> Any:
-        part = block.parts.get(name)
-        if part is None:
-            source, axis = self._parts[name]
-            transform = cast("ChunkTransform", source.transform)
-            read = BlockRead(source, transform, *axis.chunks(block.index))
-            part = block.parts.setdefault(name, read)  # that of the thread that was first
-        return part
+    def _filling(self, block: _Block, name: str) -> _Filling:
+        source, axis, _ = self._parts[name]
+        selections, shape = axis.chunks(block.index)
+        filling = _Filling(source.empty(shape), selections)
+        there: _Filling = block.parts.setdefault(name, filling)  # that of the thread that was first
+        return there
 
     def _decoded(self, blocks: Sequence[_Block]) -> None:
         """Note that one chunk more of each of `blocks` is there; finish those that are complete."""
@@ -378,7 +371,7 @@ class BlockReader:
         outcomes: list[tuple[int, Outcome]] = []
         for block in complete:
             try:
-                arrays = {name: _result(self._part(block, name)) for name in self._parts}
+                arrays = {name: self._array(block, name) for name in self._parts}
                 nbytes = sum(map(held_nbytes, arrays.values()))
                 block.parts.clear()
                 value = self._finish(block.index, arrays)
@@ -390,7 +383,8 @@ class BlockReader:
             outcomes.append((block.position, outcome))
         self._handover.put(outcomes)
 
-
-def _result(part: Any) -> NDArrayLike:
-    """The block of an array, from what is in `_Block.parts`."""
-    return part.result() if isinstance(part, BlockRead) else part
+    def _array(self, block: _Block, name: str) -> NDArrayLike:
+        part = block.parts.get(name)
+        if part is None:  # it is made of no chunk
+            part = self._filling(block, name)
+        return part.out.as_ndarray_like() if isinstance(part, _Filling) else part

@@ -1,7 +1,7 @@
-"""What has to be fetched for a block of an array, and how that becomes the block.
+"""What has to be fetched for blocks of an array, and how that becomes blocks.
 
-An `ArrayBlocks` works out once, for one array, what is the same for all its blocks. A `BlockRead` is one block of it, from when the first of its chunks has come: it decodes them and puts them in their
-places. Who fetches chunks, and on which thread they are decoded, is up to the caller.
+An `ArrayBlocks` works out once, for one array, what is the same for all its blocks. Who fetches
+chunks, and on which thread they are decoded, is up to the caller.
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ from zarr.storage._common import StorePath
 from zarr.storage._zip import ZipStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
     from typing import Any
 
     from zarr.abc.store import Store
-    from zarr.core.buffer import Buffer, NDArrayLike
+    from zarr.core.buffer import NDBuffer
     from zarr.core.chunk_utils import ChunkTransform
-    from zarr.core.indexing import SelectorTuple
 
 type AnyArray = Array[Any] | AsyncArray[Any]
-
-type Projection = tuple[tuple[int, ...], SelectorTuple, SelectorTuple]
-"""The coordinates of a chunk, what to take of it, and where in the block to put that."""
 
 ELEMENT_NBYTES = 16
 """What an element of a data type without a fixed size is taken for: a pointer, and some text."""
@@ -75,6 +71,15 @@ class ArrayBlocks:
         self._config = config if config.order == order else replace(config, order=order)
         self._regular = self._spec(self.grid.chunk_shape) if self.grid.is_regular else None
 
+    def decoder(self, drop_axes: tuple[int, ...] = ()) -> Callable[..., object] | None:
+        """A `chunk_decoder` for the chunks of plain blocks, or `None` if the blocks are not plain."""
+        return None if self.transform is None else chunk_decoder(self.transform, drop_axes)
+
+    def empty(self, shape: tuple[int, ...]) -> NDBuffer:
+        """Where chunks are decoded to that make up a block of this shape."""
+        empty = self.prototype.nd_buffer.empty
+        return empty(shape=shape, dtype=self.dtype, order=self.order)
+
     @property
     def store(self) -> Store:
         return self.array.store_path.store
@@ -112,47 +117,3 @@ def _transform(array: AsyncArray[Any]) -> ChunkTransform | None:
     ):
         return None
     return _bulk_decoding(pipeline)[0]
-
-
-class BlockRead:
-    """One block that is being read.
-
-    Parameters
-    ----------
-    blocks
-        How the blocks of its array are read.
-    transform
-        What decodes a chunk.
-    projections
-        The chunks that the block is made of.
-    shape
-        The shape of the block.
-    drop_axes
-        Axes of the chunks that the block lacks.
-    """
-
-    def __init__(
-        self,
-        blocks: ArrayBlocks,
-        transform: ChunkTransform,
-        projections: Sequence[Projection],
-        shape: tuple[int, ...],
-        drop_axes: tuple[int, ...] = (),
-    ) -> None:
-        empty = blocks.prototype.nd_buffer.empty
-        self._out = empty(shape=shape, dtype=blocks.dtype, order=blocks.order)
-        self._blocks = blocks
-        self._projections = projections
-        self._scatter = chunk_decoder(transform, self._out, drop_axes)
-
-    def decode(self, number: int, value: Buffer | None) -> None:
-        """Decode the chunk of `projections[number]`; fill its place if there is none.
-
-        Any thread may do so, and several at once.
-        """
-        coords, chunk_selection, out_selection = self._projections[number]
-        self._scatter(value, self._blocks.spec(coords), chunk_selection, out_selection)
-
-    def result(self) -> NDArrayLike:
-        """The block, once every chunk has been decoded."""
-        return self._out.as_ndarray_like()

@@ -18,20 +18,22 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zarr.core.chunk_grids import ChunkGrid
-    from zarr.core.indexing import ChunkDimProjection, Indexer
-    from zarr.experimental._block_reads import Projection
+    from zarr.core.indexing import ChunkDimProjection, Indexer, SelectorTuple
 
 
 type _Others = tuple[tuple[int, ...], tuple[Any, ...], tuple[Any, ...]]
-"""A `Projection` without the first axis."""
+"""The coordinates of a chunk, what to take of it, and where to put that, without the first axis."""
 
 
 class BlockChunks(NamedTuple):
-    """The chunks of one block, and the shape that they make up."""
+    """What becomes of the chunks of one block, and the shape that they make up.
 
-    projections: Sequence[Projection]
+    Of each chunk, in the order of `FirstAxis.coords`: what to take of it, and where in the block to
+    put that.
+    """
+
+    selections: Sequence[tuple[SelectorTuple, SelectorTuple]]
     shape: tuple[int, ...]
-    drop_axes: tuple[int, ...]
 
 
 class FirstAxis:
@@ -51,6 +53,13 @@ class FirstAxis:
     ------
     IndexError
         If the array has no axis, or `selection` does not fit the others.
+
+    Attributes
+    ----------
+    row_size
+        How many elements of a block there are for each index of the first axis.
+    drop_axes
+        Axes of the chunks that the blocks lack.
     """
 
     def __init__(self, shape: tuple[int, ...], grid: ChunkGrid, selection: Any = ()) -> None:
@@ -61,8 +70,10 @@ class FirstAxis:
         self._grid = grid
         self._selection = ensure_tuple(selection)
         self._others: list[_Others] | None = None
+        self._latest: BlockChunks | None = None
         whole = self._indexer(slice(None))
-        self._other_size = prod(whole.shape[1:])
+        self.drop_axes = () if isinstance(whole, BasicIndexer) else whole.drop_axes
+        self.row_size = prod(whole.shape[1:])
         if isinstance(whole, BasicIndexer):
             self._others = [_crossed(axes) for axes in itertools.product(*whole.dim_indexers[1:])]
             self._other_shape = whole.shape[1:]
@@ -77,7 +88,7 @@ class FirstAxis:
 
     def size(self, block: int) -> int:
         """How many elements a block has."""
-        return self.dimension.data_size(block) * self._other_size
+        return self.dimension.data_size(block) * self.row_size
 
     def indexer(self, block: int) -> Indexer:
         """An indexer for a block."""
@@ -92,20 +103,19 @@ class FirstAxis:
         """The coordinates of the chunks of a block."""
         if self._others is not None and self.size(block):
             return [(block, *coords) for coords, *_ in self._others]
-        return [coords for coords, *_ in self.chunks(block).projections]
+        return [coords for coords, *_ in self.indexer(block)]
 
     def chunks(self, block: int) -> BlockChunks:
-        """The chunks of a block, and what becomes of them."""
+        """What becomes of the chunks of a block."""
         if self._others is None:
             indexer = self.indexer(block)
-            found = [(coords, chunk, out) for coords, chunk, out, _ in indexer]
-            return BlockChunks(found, indexer.shape, indexer.drop_axes)
-        length = self.dimension.data_size(block)
-        rows = slice(0, length)
-        projections = [
-            ((block, *coords), (rows, *chunk), (rows, *out)) for coords, chunk, out in self._others
-        ]
-        return BlockChunks(projections, (length, *self._other_shape), ())
+            return BlockChunks([(chunk, out) for _, chunk, out, _ in indexer], indexer.shape)
+        length, latest = self.dimension.data_size(block), self._latest
+        if latest is None or latest.shape[0] != length:  # mostly they are all of one length
+            rows = slice(0, length)
+            selections = [((rows, *chunk), (rows, *out)) for _, chunk, out in self._others]
+            latest = self._latest = BlockChunks(selections, (length, *self._other_shape))
+        return latest
 
 
 def _crossed(axes: Iterable[ChunkDimProjection]) -> _Others:

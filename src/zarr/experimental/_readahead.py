@@ -56,10 +56,10 @@ def parse_nbytes(size: int | str) -> int:
 
 def held_nbytes(array: Any) -> int:
     """How many bytes an array holds, about, those that its elements point to included."""
-    nbytes = int(array.nbytes)
-    if array.dtype.hasobject and array.dtype.kind == "O":
+    nbytes, kind = int(array.nbytes), array.dtype.kind
+    if kind == "O":
         nbytes += sum(map(getsizeof, array.flat))
-    elif array.dtype.kind == "T":
+    elif kind == "T":
         nbytes += int(np.strings.str_len(array).sum())
     return nbytes
 
@@ -125,35 +125,46 @@ class Readahead:
         self.admitted = 0
         self.max_nbytes = 0
         self.max_blocks = 0
-        self.nbytes = 0
         self._expected = expected
         self._budget = budget
         self._sized = sized
         self._unseen = budget // UNSEEN if sized else 0
         self._factor: float | None = None
-        self._held: dict[int, tuple[int, int]] = {}  # what each weighs, and should have weighed
-        self._running: set[int] = set()
+        self._running: dict[int, int] = {}  # what each should weigh, by its shape
+        self._running_nbytes = 0  # the sum of that
+        self._there: dict[int, int] = {}  # what each weighs
+        self._there_nbytes = 0
         self._finished = 0
 
     def __len__(self) -> int:
         """How many blocks have started and were not taken."""
-        return len(self._held)
+        return len(self._running) + len(self._there)
 
     @property
     def running(self) -> int:
         """How many blocks have started and are not finished."""
         return len(self._running)
 
+    @property
+    def nbytes(self) -> int:
+        """What the blocks weigh that have started and were not taken."""
+        return self._with(0, 0)
+
+    def _with(self, blocks: int, expected: int) -> int:
+        """What they would weigh with so many more, of so many bytes by their shape."""
+        running = ceil((self._running_nbytes + expected) * (self._factor or 1))
+        return self._there_nbytes + running + (len(self) + blocks) * OVERHEAD
+
     def admits(self) -> bool:
         """Whether blocks may start now."""
-        if self.admitted == self.count or not self._held:
+        if self.admitted == self.count or not len(self):
             return self.admitted < self.count
+        more = self._with(1, self._expected(self.admitted))
         if self._factor is None:
-            return self.nbytes + self._weight(self._expected(self.admitted)) <= self._unseen
+            return more <= self._unseen
         if not self._sized and self.running >= self._finished:
             return False
-        free = self._budget - self.nbytes
-        return free >= self._budget // 4 and free >= self._weight(self._expected(self.admitted))
+        return more <= self._budget and self._budget - self.nbytes >= self._budget // 4
 
     def admit(self, most: int = MAX_ADMITTED) -> range:
         """Start blocks, so many at most: which positions, if any."""
@@ -165,39 +176,27 @@ class Readahead:
                 limit = min(limit, first + max(1, self._finished - self.running))
             while self.admitted < limit:
                 expected = self._expected(self.admitted)
-                weight = self._weight(expected)
-                if self._held and self.nbytes + weight > budget:
+                if len(self) and self._with(1, expected) > budget:
                     break
-                self._held[self.admitted] = weight, expected
-                self.nbytes += weight
+                self._running[self.admitted] = expected
+                self._running_nbytes += expected
                 self.admitted += 1
-            self._running.update(range(first, self.admitted))
             self.max_nbytes = max(self.max_nbytes, self.nbytes)
-            self.max_blocks = max(self.max_blocks, len(self._held))
+            self.max_blocks = max(self.max_blocks, len(self))
         return range(first, self.admitted)
 
-    def _weight(self, expected: int) -> int:
-        return ceil(expected * (self._factor or 1)) + OVERHEAD
-
     def finish(self, position: int, running: int, finished: int) -> None:
-        """Note what a block weighed while it ran, and what it weighs now that it is there."""
-        self._running.discard(position)
+        """Note what a block weighed while it ran, and what it weighs now that it is there: no more."""
+        expected = self._running.pop(position)
+        self._running_nbytes -= expected
+        self._there[position] = finished
+        self._there_nbytes += finished
         self._finished += 1
-        _, expected = self._held[position]
-        self._weigh(position, finished + OVERHEAD)
-        factor = running / max(1, expected)
+        factor = running / (expected or 1)
         if self._factor is None or factor > self._factor:
             self._factor = factor
-            for other in self._running:
-                self._weigh(other, self._weight(self._held[other][1]))
-        self.max_nbytes = max(self.max_nbytes, self.nbytes)
-
-    def _weigh(self, position: int, weight: int) -> None:
-        before, expected = self._held[position]
-        self._held[position] = weight, expected
-        self.nbytes += weight - before
+            self.max_nbytes = max(self.max_nbytes, self.nbytes)
 
     def take(self, position: int) -> None:
         """A block was taken, and counts no more."""
-        weight, _ = self._held.pop(position)
-        self.nbytes -= weight
+        self._there_nbytes -= self._there.pop(position)

@@ -21,7 +21,7 @@ from zarr.core.array import Array
 from zarr.core.indexing import BlockIndexer, ensure_tuple, is_integer, pop_fields, replace_lists
 from zarr.core.sync import SyncError, _get_loop, sync
 from zarr.experimental._block_reader import CLOSE_SECONDS, BlockReader, Part
-from zarr.experimental._block_reads import ArrayBlocks, BlockRead
+from zarr.experimental._block_reads import ArrayBlocks
 from zarr.experimental._first_axis import FirstAxis, chosen_blocks
 from zarr.experimental._readahead import BlockStreamStats, Readahead, parse_nbytes
 from zarr.storage import LocalStore, MemoryStore
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from zarr.core.buffer import NDArrayLike, NDArrayLikeOrScalar
     from zarr.core.indexing import BasicSelection, Fields
-    from zarr.experimental._block_reads import AnyArray, Projection
+    from zarr.experimental._block_reads import AnyArray
     from zarr.experimental._handover import Outcome
 
 __all__ = ["Block", "BlockStream", "BlockStreamStats", "read_block", "read_block_async"]
@@ -130,23 +130,23 @@ def _read_here(blocks: ArrayBlocks, indexer: BlockIndexer) -> NDArrayLike | None
 
     Reads that are reported are those that pass through `Store.get_many`.
     """
-    store = blocks.store
+    store, scatter = blocks.store, blocks.decoder()
     if (
-        blocks.transform is None
+        scatter is None
         or type(store) not in (LocalStore, MemoryStore)
         or not _get_many_is_current(type(store))
         or "get" in vars(store)
         or read_watcher.get() is not None
     ):
         return None
-    chunks = [part[:3] for part in islice(indexer, 2)]
+    chunks = list(islice(indexer, 2))
     if len(chunks) != 1:
         return None
-    projections = cast("list[Projection]", chunks)
-    read = BlockRead(blocks, blocks.transform, projections, indexer.shape)
-    key = blocks.key(projections[0][0])
-    read.decode(0, cast("LocalStore", store).get_sync(key, prototype=blocks.prototype))
-    return read.result()
+    coords, *selections, _ = chunks[0]
+    key, out = blocks.key(coords), blocks.empty(indexer.shape)
+    value = cast("LocalStore", store).get_sync(key, prototype=blocks.prototype)
+    scatter(value, out, blocks.spec(coords), *selections)
+    return out.as_ndarray_like()
 
 
 @dataclass(slots=True)
@@ -411,7 +411,7 @@ def _parts(arrays: Array[Any] | Mapping[str, Array[Any]], selection: Any) -> dic
             axis = FirstAxis(array.shape, blocks.grid, chosen)
         except (IndexError, ValueError, TypeError) as error:
             raise IndexError(f"{_label(name, blocks)}: {error}") from error
-        parts[name] = Part(blocks, axis)
+        parts[name] = Part(blocks, axis, blocks.decoder(axis.drop_axes))
         first, *_ = parts.values()
         if axis.dimension != first.axis.dimension:
             raise ValueError(
@@ -454,11 +454,12 @@ def _reader(
         block = Block(index, first.axis.rows(index), arrays)
         return block if transform is None else transform(block)
 
-    def expected(position: int) -> int:
-        index = indices[position]
-        return sum(axis.size(index) * blocks.item_nbytes for blocks, axis in parts.values())
+    row_nbytes = sum(part.axis.row_size * part.blocks.item_nbytes for part in parts.values())
 
-    sized = all(blocks.is_sized for blocks, _ in parts.values())
+    def expected(position: int) -> int:
+        return first.axis.dimension.data_size(indices[position]) * row_nbytes
+
+    sized = all(part.blocks.is_sized for part in parts.values())
     return BlockReader(
         parts,
         indices,
