@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zarr.experimental.block_stream")
 
 FIRST_ADMITTED = 64
-"""How many blocks start together at first where a store is not of this machine, and then twice as many
-each time: the next ones are planned while the first are under way."""
+"""How many blocks start together at first where a store is not of this machine, and then twice as
+many each time: the next ones are planned while the first are under way."""
 
 QUIET_SECONDS = 0.005
 """How long nothing more has to come until what was collected is decoded."""
@@ -74,7 +74,7 @@ class _Filling(NamedTuple):
 
 
 type _Request = tuple[_Block, str, int, tuple[int, ...]]
-"""A chunk of a block: the name of the array, its number among the chunks of that, its coordinates."""
+"""A chunk of a block: the name of the array, its number among that one's chunks, its coordinates."""
 
 
 class _Block:

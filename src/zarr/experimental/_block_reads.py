@@ -72,7 +72,7 @@ class ArrayBlocks:
         self._regular = self._spec(self.grid.chunk_shape) if self.grid.is_regular else None
 
     def decoder(self, drop_axes: tuple[int, ...] = ()) -> Callable[..., object] | None:
-        """A `chunk_decoder` for the chunks of plain blocks, or `None` if the blocks are not plain."""
+        """A `chunk_decoder` for the chunks of plain blocks; `None` where the blocks are not."""
         return None if self.transform is None else chunk_decoder(self.transform, drop_axes)
 
     def empty(self, shape: tuple[int, ...]) -> NDBuffer:

@@ -20,8 +20,8 @@ MAX_ADMITTED = 1024
 """How many blocks start together at most: what is planned together keeps the event loop busy."""
 
 UNSEEN = 8
-"""How many times what their shapes say blocks are taken to weigh while none of them is there. Encoded
-and decoded, a block seldom weighs more than twice as much."""
+"""How many times what their shapes say blocks are taken to weigh while none of them is there.
+Encoded and decoded, a block seldom weighs more than twice as much."""
 
 OVERHEAD = 4 << 10
 """What a block takes besides its data, in bytes, about."""
@@ -100,10 +100,10 @@ class Readahead:
     """Decides when blocks start, in order.
 
     The first one runs alone, or with others that would all fit if each weighed `UNSEEN` times what
-    its shape says. What the first that is there weighs, beside what its shape says, is expected of
-    all blocks that run; as soon as a block is there, it weighs what it holds. Blocks start while they
-    fit into the budget, and one starts always. They start several at a time, once a quarter of the
-    budget is free, so that what lies side by side can be read together.
+    its shape says. The most that a block has weighed while it was read, beside what its shape says,
+    is expected of all that are being read; as soon as a block is there, it weighs what it holds.
+    Blocks start while they fit into the budget, and one starts always. They start several at a
+    time, once a quarter of the budget is free, so that what lies side by side can be read together.
 
     Parameters
     ----------
@@ -114,8 +114,9 @@ class Readahead:
     budget
         The bytes that blocks may weigh together from their start until they are taken.
     sized
-        Whether blocks of one shape weigh the same. If not (text), the first one runs alone, and then
-        no more than have been finished, so that many do not start on the evidence of one that is light.
+        Whether blocks of one shape weigh the same. If not (text), the first one runs alone, and
+        then no more than have been finished, so that many do not start on the evidence of one that
+        is light.
     """
 
     def __init__(
@@ -186,7 +187,7 @@ class Readahead:
         return range(first, self.admitted)
 
     def finish(self, position: int, running: int, finished: int) -> None:
-        """Note what a block weighed while it ran, and what it weighs now that it is there: no more."""
+        """Note what a block weighed while it ran, and what of that it weighs now that it is there."""
         expected = self._running.pop(position)
         self._running_nbytes -= expected
         self._there[position] = finished

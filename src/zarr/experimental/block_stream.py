@@ -185,9 +185,9 @@ class BlockStream[T]:
 
     A block is a chunk of the first axis, or a shard where an array is sharded, with all that is
     selected of the other axes. The first block shows what a block weighs: it is read alone, or with
-    others that by their shape take an eighth of `readahead_bytes`. From then on as many are in flight
-    as that holds, at least one: a slow consumer holds them back. They are fetched in zarr's event loop, many with one `Store.get_many`, and decoded on
-    threads of the stream.
+    others that by their shape take an eighth of `readahead_bytes`. From then on as many are in
+    flight as that holds, at least one: a slow consumer holds them back. They are fetched in zarr's
+    event loop, many with one `Store.get_many`, and decoded on threads of the stream.
 
     It is an iterator, for `for` and for `async for`, and begins when it is first asked for a block.
     Several threads may share it: each block goes to one of them. As a context manager it is closed
@@ -517,8 +517,8 @@ def _end_all() -> None:
 
 
 _inherited: list[BlockReader] = []
-"""Readers of the process that this one was forked from. Their event loop does not run here, and would
-complain if their tasks were destroyed."""
+"""Readers of the process that this one was forked from. Their event loop does not run here, and
+would complain if their tasks were destroyed."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _inherited.extend(_begun))
