@@ -149,7 +149,6 @@ class Trial:
         *arguments: str,
         cwd: Path,
         environment: Environment | None = None,
-        under: Sequence[str] = (),
         workers: int = 0,
         **variables: str,
     ) -> Outcomes:
@@ -165,8 +164,6 @@ class Trial:
             The folder to run it in.
         environment : Environment, optional
             The environment to run it in, if it is another than that of the fork.
-        under : Sequence of str
-            Modules and arguments to run it under: `coverage run -m`.
         workers : int
             How many processes share the tests.
         **variables : str
@@ -185,7 +182,7 @@ class Trial:
         share = ["-n", str(workers)] if workers else []
         command: list[str | Path] = [
             environment.python,
-            *("-m", *under, "pytest", *arguments, *share),
+            *("-m", "pytest", *arguments, *share),
             *("-q", "-rfE", "--durations=5", f"--report-log={log}"),
             *("-o", f"cache_dir={BUILD / 'cache' / name}"),
         ]
