@@ -101,7 +101,7 @@ def tools(trial: Trial, report: Report) -> None:
     """Run the tests of what is not installed."""
     folders = [f for f in OWN_TESTS["tools"] if any((ROOT / f).rglob("test_*.py"))]
     arguments = trial.selection.arguments("tools", folders)
-    _tell_failures(report, trial.pytest(report, *arguments, cwd=ROOT))
+    _tell_failures(report, trial.pytest(report, *arguments, cwd=ROOT, workers=trial.workers))
 
 
 def upstream(trial: Trial, report: Report) -> None:
