@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import ZstdCodec
+from zarr.core._chunk_reads import SHARE
 from zarr.core.sync import SyncError, sync
 from zarr.errors import ChunkNotFoundError
 from zarr.experimental._readahead import OVERHEAD, UNSEEN
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zarr.abc.store import ByteRequest, Store
+    from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, BufferPrototype
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
@@ -392,6 +394,30 @@ def test_threads_that_decode(threads: int) -> None:
     with BlockStream(array, decode_threads=threads, transform=transform) as stream:
         assert list(stream) == list(range(1, 2 + 4 * threads))
     assert max(most) == threads
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_small_chunks_are_parted_among_the_threads(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many arrive at once; each thread takes a few of them at a time."""
+    count = 2 * SHARE * threads
+    array = make_array(blocks=count, compressors=[ZstdCodec()])
+    barrier, decode = threading.Barrier(threads), ZstdCodec._decode_sync
+    decoding: list[int] = []
+
+    def spy(self: ZstdCodec, chunk: Buffer, spec: ArraySpec) -> Buffer:
+        ident = threading.get_ident()
+        if ident not in decoding:
+            barrier.wait(SECONDS)  # all threads at once
+        decoding.append(ident)
+        return decode(self, chunk, spec)
+
+    monkeypatch.setattr(ZstdCodec, "_decode_sync", spy)
+    with BlockStream(array, decode_threads=threads) as stream:
+        assert values(stream) == list(range(1, count + 1))
+    assert len(decoding) == count
+    assert len(set(decoding)) == threads
 
 
 def test_a_machine_that_has_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
