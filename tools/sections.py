@@ -80,7 +80,7 @@ def fork(trial: Trial, report: Report) -> None:
 
 def _cover(trial: Trial, report: Report, data: Path) -> None:
     result, log = data.with_name("report.json"), data.with_name("log.txt")
-    command = [trial.environment.python, "-m", "coverage", "json", "-q", "-o", str(result)]
+    command = [str(trial.environment.python), "-m", "coverage", "json", "-q", "-o", str(result)]
     variables = trial.environment.variables(COVERAGE_FILE=str(data))
     if children.run(command, cwd=ROOT, env=variables, log=log):
         report.fail(f"coverage json: {log.read_text().strip()}")

@@ -258,18 +258,49 @@ def test_a_prototype_that_is_not_the_default(general: list[ArraySpec], other_out
     assert general == [spec]
 
 
+def test_an_output_that_is_an_array_of_another_class(general: list[ArraySpec]) -> None:
+    class Other(np.ndarray[Any, Any]):
+        pass
+
+    data = numbers("<i4", SHAPE)
+    values: Any = np.zeros(SHAPE, dtype="<i4").view(Other)
+    decode, *_ = roads(CHAINS["plain"], NumpyNDBuffer(values))
+    spec, whole = array_spec("<i4", SHAPE), (slice(0, 4), slice(0, 6))
+    decode(PROTOTYPE.buffer.from_bytes(data.tobytes()), spec, whole, whole)
+    np.testing.assert_array_equal(values, data)
+    assert general == [spec]
+
+
+def test_the_data_type_of_a_spec_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ArraySpec] = []
+    plain_dtype = _chunk_reads._plain_dtype
+
+    def spy(spec: ArraySpec, codec: BytesCodec) -> np.dtype[Any] | None:
+        asked.append(spec)
+        return plain_dtype(spec, codec)
+
+    monkeypatch.setattr(_chunk_reads, "_plain_dtype", spy)
+    decode, *_ = roads(CHAINS["plain"], NumpyNDBuffer(np.zeros(SHAPE, dtype="<i4")))
+    spec, whole = array_spec("<i4", SHAPE), (slice(0, 4), slice(0, 6))
+    for _ in range(3):
+        decode(PROTOTYPE.buffer.from_bytes(bytes(96)), spec, whole, whole)
+    assert asked == [spec]
+
+
 def test_each_spec_is_decoded_as_it_says() -> None:
     """Chunks of one read may differ in shape, and in what they hold."""
     out = NumpyNDBuffer.from_numpy_array(np.zeros((2, 12), dtype="<i4"))
     decode, *_ = roads(CHAINS["plain"], out)
     specs = [array_spec(dtype, shape) for dtype, shape in (("<i4", (12,)), (">i4", (3, 4)))]
     data = np.arange(12, dtype="<i4")
-    for row, (spec, selection) in enumerate(zip(specs, [(slice(None),), (2,)], strict=True)):
-        columns = slice(0, 12 if row == 0 else 4)
-        value = PROTOTYPE.buffer.from_bytes(data.tobytes())
-        decode(value, spec, selection, (row, columns))
-    np.testing.assert_array_equal(out.as_numpy_array()[0], data)
-    np.testing.assert_array_equal(out.as_numpy_array()[1, :4], data[8:])
+    for _ in range(2):
+        for row, (spec, selection) in enumerate(zip(specs, [(slice(None),), (2,)], strict=True)):
+            columns = slice(0, 12 if row == 0 else 4)
+            value = PROTOTYPE.buffer.from_bytes(data.tobytes())
+            decode(value, spec, selection, (row, columns))
+        np.testing.assert_array_equal(out.as_numpy_array()[0], data)
+        np.testing.assert_array_equal(out.as_numpy_array()[1, :4], data[8:])
+        out.as_numpy_array()[...] = 0
 
 
 @pytest.mark.parametrize("chain", ["plain", "swapped", "compressed"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import zarr
-from zarr.experimental._block_reader import BlockReader, Part
+from zarr.experimental._block_reader import BlockReader, Part, _Block
 from zarr.experimental._block_reads import ArrayBlocks
 from zarr.experimental._first_axis import FirstAxis
 from zarr.experimental._readahead import Readahead
@@ -115,6 +115,36 @@ def test_what_finishes_a_block_runs_apart(begin: Callable[..., BlockReader]) -> 
     reader = begin(MemoryStore(), finish=finish)
     assert [take(reader).value for _ in range(3)] == VALUES[:9].reshape(3, 12).sum(1).tolist()
     assert isinstance(take(reader).error, ZeroDivisionError)
+
+
+def test_threads_decode_to_the_same_block(begin: Callable[..., BlockReader]) -> None:
+    """Each may be the first to decode one of its chunks."""
+    reader = begin(MemoryStore())
+    block = _Block(0, 0)
+    filling = reader._filling(block, "values")
+    assert reader._filling(block, "values") is filling
+    assert block.parts == {"values": filling}
+
+
+def test_what_was_fetched_counts_while_a_block_is_read(
+    begin: Callable[..., BlockReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    weighed: dict[int, tuple[int, int]] = {}
+    finish = Readahead.finish
+
+    def spy(self: Readahead, position: int, running: int, finished: int) -> None:
+        weighed[position] = running, finished
+        finish(self, position, running, finished)
+
+    monkeypatch.setattr(Readahead, "finish", spy)
+    reader = begin(store)
+    while not isinstance(take(reader).error, StopIteration):
+        pass
+    for block in range(COUNT):
+        fetched = sum(len(store._store_dict[f"c/{block}/{column}"]) for column in range(2))
+        decoded = VALUES[:3].nbytes
+        assert weighed[block] == (fetched + decoded, decoded)
 
 
 def test_a_reader_that_is_closed_has_no_more(begin: Callable[..., BlockReader]) -> None:

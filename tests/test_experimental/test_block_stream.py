@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import ZstdCodec
-from zarr.core._chunk_reads import SHARE
+from zarr.core._chunk_reads import SHARE, SHARE_BYTES
 from zarr.core.sync import SyncError, sync
 from zarr.errors import ChunkNotFoundError
+from zarr.experimental import _block_reader
 from zarr.experimental._readahead import OVERHEAD, UNSEEN
 from zarr.experimental.block_stream import Block, BlockStream, BlockStreamStats
 from zarr.experimental.read_report import report_reads
@@ -313,7 +314,17 @@ def test_arrays_in_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "selection", [2, -1, slice(1, 4), (slice(None, None, 2), 3), (..., 0), [0, 3], ([4, 1], [2, 0])]
+    "selection",
+    [
+        2,
+        -1,
+        slice(1, 4),
+        (slice(None, None, 2), 3),
+        (..., 0),
+        [0, 3],
+        ([4, 1], [2, 0]),
+        ([2, 1], 2),
+    ],
 )
 def test_selections(selection: Any) -> None:
     numbers = np.arange(7 * 5 * 4).reshape(7, 5, 4)
@@ -420,6 +431,47 @@ def test_small_chunks_are_parted_among_the_threads(
     assert len(set(decoding)) == threads
 
 
+def test_a_closed_stream_decodes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = make_array(blocks=2 * SHARE, compressors=[ZstdCodec()])
+    decode = ZstdCodec._decode_sync
+    decoding: list[Buffer] = []
+    begun, closed = threading.Event(), threading.Event()
+
+    def spy(self: ZstdCodec, chunk: Buffer, spec: ArraySpec) -> Buffer:
+        decoding.append(chunk)
+        begun.set()
+        closed.wait(SECONDS)
+        return decode(self, chunk, spec)
+
+    monkeypatch.setattr(ZstdCodec, "_decode_sync", spy)
+    stream = BlockStream(array, decode_threads=1)
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(values, stream)
+        assert begun.wait(SECONDS)
+        stream.close()
+        closed.set()
+        assert taken.result(SECONDS) == []
+    until(lambda: not decode_threads())
+    assert len(decoding) == 1
+
+
+@pytest.mark.parametrize(("nbytes", "collected"), [(SHARE_BYTES, 1 << 40), (8, 20)])
+def test_what_is_large_or_much_is_decoded_while_more_is_fetched(
+    nbytes: int, collected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk that is worth a thread, or several that are together."""
+    monkeypatch.setattr(_block_reader, "COLLECTED_BYTES", collected)
+    monkeypatch.setattr(_block_reader, "QUIET_SECONDS", 10 * SECONDS)
+    monkeypatch.setattr(_block_reader, "COLLECTING_SECONDS", 10 * SECONDS)
+    store = GatedStore()
+    array = make_array(store, nbytes=nbytes)
+    store.opened = {f"c/{number}" for number in range(3)}
+    with BlockStream(array) as stream, ThreadPoolExecutor(1) as pool:
+        for index in range(3):
+            assert pool.submit(next, stream).result(SECONDS).index == index
+        store.opened = None
+
+
 def test_a_machine_that_has_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first thread does the work alone."""
     array = make_array(blocks=30)
@@ -491,6 +543,31 @@ def test_a_slow_consumer_holds_reading_back(fits: int) -> None:
     assert stream.stats.max_nbytes_in_flight <= budget
     assert stream.stats.max_blocks_in_flight >= fits
     assert stream.stats.consumer_seconds > 0
+
+
+def test_arrays_of_different_weight_fit_into_the_budget() -> None:
+    light = make_array(blocks=100, nbytes=1)
+    heavy = zarr.create_array(
+        {}, shape=(100, 100_000), chunks=(1, 100_000), dtype="int8", compressors=None
+    )
+    heavy[:] = 1
+    with BlockStream({"light": light, "heavy": heavy}, readahead_bytes=1_600_000) as stream:
+        assert len(list(stream)) == 100
+    assert stream.stats.max_blocks_in_flight > 2
+    assert stream.stats.max_nbytes_in_flight <= 1_600_000
+
+
+def test_blocks_of_different_length_fit_into_the_budget() -> None:
+    lengths = [1_000] * 4 + [100_000] * 30
+    with zarr.config.set({"array.rectilinear_chunks": True}):
+        array = zarr.create_array(
+            {}, shape=(sum(lengths),), chunks=[lengths], dtype="int8", compressors=None
+        )
+        array[:] = 1
+        with BlockStream(array, readahead_bytes=1_000_000) as stream:
+            assert [len(block.array) for block in stream] == lengths
+    assert stream.stats.max_blocks_in_flight > 2
+    assert stream.stats.max_nbytes_in_flight <= 1_000_000
 
 
 def test_a_budget_that_no_block_fits_into() -> None:
@@ -1010,6 +1087,22 @@ def test_delivered_blocks_are_not_kept() -> None:
             if len(refs) > 2:
                 gc.collect()
                 assert sum(ref() is not None for ref in refs[:-1]) == 0
+
+
+def test_delivered_blocks_are_not_kept_by_those_that_are_fetched_with_them() -> None:
+    store = GatedStore()
+    array = make_array(store, blocks=32)
+    store.opened = {f"c/{number}" for number in range(31)}
+    refs = []
+    with BlockStream(array) as stream:
+        for block in stream:
+            refs.append(weakref.ref(block.array))
+            del block
+            if len(refs) == 31:
+                gc.collect()
+                assert sum(ref() is not None for ref in refs[:-1]) == 0
+                store.opened = None
+    assert len(refs) == 32
 
 
 PROGRAMS = {

@@ -172,6 +172,30 @@ def test_a_signal_handler_may_close_a_stream_and_look_at_it() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+def test_closing_a_stream_takes_no_lock_of_a_future() -> None:
+    """A signal handler that closes it may run while this thread, or that of the event loop, has it."""
+    stream = BlockStream(numbers())
+    next(stream)
+    assert stream._reader is not None
+    locked, closed = threading.Event(), threading.Event()
+
+    def hold(lock: Any) -> None:
+        with lock:
+            locked.set()
+            closed.wait(30)
+
+    holding = threading.Thread(target=hold, args=[stream._reader.ended._condition])
+    holding.start()
+    assert locked.wait(30)
+    closing = threading.Thread(target=stream.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    hangs = closing.is_alive()
+    closed.set()
+    holding.join(30)
+    assert not hangs
+
+
 def test_an_error_comes_to_one_of_several_threads() -> None:
     def refuse(block: Block) -> int:
         if block.index == 3:

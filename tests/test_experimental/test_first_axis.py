@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zarr.core.chunk_grids import ChunkGrid
-from zarr.experimental._first_axis import FirstAxis, chosen_blocks
+from zarr.experimental._first_axis import BlockChunks, FirstAxis, chosen_blocks
 
 
 @st.composite
@@ -36,9 +36,8 @@ def selections(draw: st.DrawFn, length: int) -> Any:
 def assembled(axis: FirstAxis, values: np.ndarray[Any, Any], block: int) -> Any:
     """A block, put together from chunks as a store has them."""
     chunks, coords = axis.chunks(block), axis.coords(block)
-    assert len(coords) == (len(chunks.selections) if np.prod(chunks.shape) else 0)
     out = np.full(chunks.shape, -1)
-    for at, (chunk_selection, out_selection) in zip(coords, chunks.selections, strict=False):
+    for at, (chunk_selection, out_selection) in zip(coords, chunks.selections, strict=True):
         spec = axis._grid[at]
         assert spec is not None
         chunk = np.full(spec.codec_shape, -2)
@@ -64,7 +63,7 @@ def test_the_chunks_make_up_the_block(data: st.DataObject) -> None:
         wanted = values[(part, *selection)]
         np.testing.assert_array_equal(assembled(axis, values, block), wanted)
         assert axis.chunks(block).shape == wanted.shape
-        assert axis.size(block) == wanted.size
+        assert axis.row_size * (part.stop - part.start) == wanted.size
 
 
 @pytest.mark.parametrize(
@@ -85,6 +84,29 @@ def test_arrays_of_indices(selection: tuple[Any, ...]) -> None:
         if isinstance(selection[-1], int):
             wanted = wanted[..., selection[-1]]
         np.testing.assert_array_equal(assembled(axis, values, block), wanted)
+
+
+def test_blocks_of_one_length_share_their_selections() -> None:
+    axis = FirstAxis((7, 4), ChunkGrid.from_sizes((7, 4), (2, 3)))
+    assert axis.chunks(1) is axis.chunks(0)
+    assert axis.chunks(3).shape == (1, 4)
+    assert axis.chunks(2).shape == (2, 4)
+
+
+def test_threads_ask_for_blocks_of_different_lengths() -> None:
+    """Another thread is always there first with the selections of another block."""
+
+    class Raced(FirstAxis):
+        @property
+        def _latest(self) -> BlockChunks:
+            return BlockChunks([], (1, 4))
+
+        @_latest.setter
+        def _latest(self, chunks: BlockChunks | None) -> None:
+            pass
+
+    axis = Raced((7, 4), ChunkGrid.from_sizes((7, 4), (2, 3)))
+    assert axis.chunks(0).shape == (2, 4)
 
 
 def test_an_array_without_axes_has_no_blocks() -> None:

@@ -76,6 +76,15 @@ def test_the_first_block_tells_what_the_others_weigh() -> None:
     assert len(readahead.admit()) == free // (3000 + OVERHEAD)
 
 
+def test_a_part_of_a_byte_counts_as_one() -> None:
+    readahead = Readahead(2, lambda position: 2 - position, 1 << 40, sized=False)
+    readahead.admit()
+    readahead.finish(0, 3, 2)
+    readahead.take(0)
+    readahead.admit()
+    assert readahead.nbytes == 2 + OVERHEAD
+
+
 def test_a_block_that_exceeds_the_budget_runs_alone() -> None:
     readahead = Readahead(3, lambda position: 100, 1)
     for position in range(3):

@@ -282,18 +282,14 @@ def chunk_decoder(
         out_selection: SelectorTuple,
     ) -> GetResult:
         nonlocal latest
+        if value is None or type(out) is not NumpyNDBuffer or type(chunk_selection) is not tuple:
+            return decode(value, out, spec, chunk_selection, out_selection)
         seen, dtype = latest
         if seen is not spec:
             dtype = _plain_dtype(spec, cast("BytesCodec", to_array))
             latest = spec, dtype
         array: Any = out.as_ndarray_like()
-        if (
-            value is None
-            or dtype is None
-            or type(chunk_selection) is not tuple
-            or type(out) is not NumpyNDBuffer
-            or type(array) is not np.ndarray
-        ):
+        if dtype is None or type(array) is not np.ndarray:
             return decode(value, out, spec, chunk_selection, out_selection)
         for codec in bytes_codecs:
             value = codec._decode_sync(value, spec)

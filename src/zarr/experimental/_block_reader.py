@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import threading
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from functools import partial
 from itertools import batched
@@ -136,6 +136,11 @@ class BlockReader:
         self.pid = os.getpid()
         self._task: asyncio.Task[None] | None = None
         self.ended: Future[None] = Future()
+        # Held until then. A signal handler may close the stream while this thread waits for its end,
+        # and must not find a lock taken that this thread holds: those of a future are such.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._has_ended = False
         self.loop.call_soon_threadsafe(self._start)
 
     # --- in the threads of the consumers -------------------------------------------------------
@@ -160,8 +165,10 @@ class BlockReader:
         """Stop, and wait a moment until nothing is left in the event loop."""
         self.cancel()
         ours = threading.current_thread() in (iothread[0], *self._threads.threads)
-        if self.pid == os.getpid() and not ours:
-            wait([self.ended], timeout=CLOSE_SECONDS)
+        if self.pid != os.getpid() or ours or self._has_ended:
+            return
+        if self._gate.acquire(timeout=CLOSE_SECONDS):
+            self._gate.release()
 
     def stats(self) -> BlockStreamStats:
         """The figures as they are now."""
@@ -192,6 +199,8 @@ class BlockReader:
         self._handover.clear()
         stats = self.stats()
         logger.info("%d of %d blocks were taken: %s", stats.blocks, len(self._indices), stats)
+        self._has_ended = True
+        self._gate.release()
         self.ended.set_result(None)
 
     async def _run(self) -> None:

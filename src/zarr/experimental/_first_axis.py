@@ -86,10 +86,6 @@ class FirstAxis:
         start = self.dimension.chunk_offset(block)
         return slice(start, start + self.dimension.data_size(block))
 
-    def size(self, block: int) -> int:
-        """How many elements a block has."""
-        return self.dimension.data_size(block) * self.row_size
-
     def indexer(self, block: int) -> Indexer:
         """An indexer for a block."""
         return self._indexer(self.rows(block))
@@ -101,7 +97,7 @@ class FirstAxis:
 
     def coords(self, block: int) -> list[tuple[int, ...]]:
         """The coordinates of the chunks of a block."""
-        if self._others is not None and self.size(block):
+        if self._others is not None:
             return [(block, *coords) for coords, *_ in self._others]
         return [coords for coords, *_ in self.indexer(block)]
 
