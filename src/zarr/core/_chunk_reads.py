@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from zarr.abc.codec import GetResult, _codec_supports_sync
+from zarr.abc.codec import _codec_supports_sync
 from zarr.abc.store import SyncByteGetter, _read_many
 from zarr.codecs.bytes import BytesCodec
 from zarr.core._bounded import (
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
-    from zarr.abc.codec import Codec, CodecPipeline
+    from zarr.abc.codec import Codec, CodecPipeline, GetResult
     from zarr.abc.store import ByteGetter, ByteRequest, Store
     from zarr.core._bounded import ReadGroup
     from zarr.core.array_spec import ArraySpec
