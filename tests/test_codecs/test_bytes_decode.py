@@ -288,7 +288,7 @@ def test_the_data_type_of_a_spec_is_worked_out_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_each_spec_is_decoded_as_it_says() -> None:
-    """Chunks of one read may differ in shape, and in what they hold."""
+    """Chunks of one read may differ in shape, in byte order, and in what they hold."""
     out = NumpyNDBuffer.from_numpy_array(np.zeros((2, 12), dtype="<i4"))
     decode, *_ = roads(CHAINS["plain"], out)
     specs = [array_spec(dtype, shape) for dtype, shape in (("<i4", (12,)), (">i4", (3, 4)))]
@@ -301,6 +301,14 @@ def test_each_spec_is_decoded_as_it_says() -> None:
         np.testing.assert_array_equal(out.as_numpy_array()[0], data)
         np.testing.assert_array_equal(out.as_numpy_array()[1, :4], data[8:])
         out.as_numpy_array()[...] = 0
+        floats = data.astype("<f4")
+        decode(
+            PROTOTYPE.buffer.from_bytes(floats.tobytes()),
+            array_spec("<f4", (12,)),
+            (slice(None),),
+            (0, slice(None)),
+        )
+        np.testing.assert_array_equal(out.as_numpy_array()[0], data)
 
 
 @pytest.mark.parametrize("chain", ["plain", "swapped", "compressed"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import zarr
+from zarr.experimental import _block_reader
 from zarr.experimental._decode_threads import DecodeThreads
 from zarr.experimental._readahead import OVERHEAD, Readahead
 from zarr.experimental.block_stream import BlockStream
@@ -172,8 +173,9 @@ def test_a_signal_handler_may_close_a_stream_and_look_at_it() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_closing_a_stream_takes_no_lock_of_a_future() -> None:
+def test_closing_a_stream_takes_no_lock_of_a_future(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler that closes it may run while this thread, or that of the event loop, has it."""
+    monkeypatch.setattr(_block_reader, "CLOSE_SECONDS", 60)
     stream = BlockStream(numbers())
     next(stream)
     assert stream._reader is not None
