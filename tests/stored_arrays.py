@@ -82,6 +82,11 @@ async def close_store(store: Store) -> None:
         await fs._session.close()
 
 
+def read_part(array: zarr.Array[Any]) -> Any:
+    """Read `PART`: a function that a spawned process can import."""
+    return array[PART]
+
+
 def _objects(folder: Path) -> dict[str, bytes]:
     root = folder / "objects"
     files = sorted(path for path in root.rglob("*") if path.is_file())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -221,11 +220,14 @@ def test_cancelled_at_every_await(place: Place, kind: str, layout: str) -> None:
     run(main())
 
 
-@everywhere
-@both_layouts
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a task group takes the cancellation of its tasks by `asyncio.run` for their failure",
+)
 @pytest.mark.usefixtures("pipeline")
-def test_asyncio_run_ends_in_the_middle_of_a_read(place: Place, kind: str, layout: str) -> None:
-    async def main(count: int) -> None:
+def test_asyncio_run_ends_in_the_middle_of_a_read(place: Place) -> None:
+    async def main(kind: str, layout: str, count: int) -> None:
         ended = asyncio.Event()
         store = place.open(kind)
         array = await zarr.api.asynchronous.open_array(store=store, path=layout, mode="r")
@@ -243,13 +245,14 @@ def test_asyncio_run_ends_in_the_middle_of_a_read(place: Place, kind: str, layou
             tasks[-1].add_done_callback(lambda _: ended.set())
             await ended.wait()
 
-    for count in itertools.count(1):
-        tasks: list[asyncio.Task[None]] = []
-        run(main(count))
-        if not tasks[-1].cancelled():
-            break
-    assert tasks[-1].exception() is None
-    assert count > 1
+    for kind, layout in itertools.product(KINDS, LAYOUTS):
+        for count in itertools.count(1):
+            tasks: list[asyncio.Task[None]] = []
+            run(main(kind, layout, count))
+            if not tasks[-1].cancelled():
+                break
+        assert tasks[-1].exception() is None
+        assert count > 1
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("http", "references")])
@@ -403,12 +406,12 @@ def test_many_threads_read_at_once(place: Place, kind: str, layout: str) -> None
 
 
 BEGINNING = """
-import asyncio, os, random, signal, sys, threading
+import asyncio, multiprocessing, os, random, signal, sys, threading
 from itertools import product
 from pathlib import Path
 import numpy as np
 import zarr
-from tests.stored_arrays import CONTENT, LAYOUTS, PART, close_store, open_store
+from tests.stored_arrays import CONTENT, LAYOUTS, PART, close_store, open_store, read_part
 from zarr.core.sync import sync
 
 folder, url, *kinds = sys.argv[1:]
@@ -418,7 +421,7 @@ def opened(kind):
     return open_store(kind, Path(folder), url)
 
 def is_right(array):
-    np.testing.assert_array_equal(array[PART], CONTENT[PART])
+    np.testing.assert_array_equal(read_part(array), CONTENT[PART])
 """
 
 INTERRUPTED = """
@@ -524,6 +527,15 @@ if __name__ == "__main__":
         sync(close_store(array.store))
 """
 
+SPAWNED = """
+if __name__ == "__main__":
+    arrays = [zarr.open_array(opened(kind), path="sharded", mode="r") for kind in kinds]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for array, read in zip(arrays, pool.map(read_part, arrays), strict=True):
+            np.testing.assert_array_equal(read, CONTENT[PART])
+            is_right(array)
+"""
+
 
 def in_a_child(place: Place, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program that begins with `BEGINNING`."""
@@ -549,9 +561,15 @@ def test_interrupted_a_hundred_times(place: Place) -> None:
 @pytest.mark.parametrize("code", [WHILE_SYNC, WHILE_ASYNC], ids=["sync", "async"])
 def test_interrupted_for_good(place: Place, kind: str, code: str) -> None:
     child = in_a_child(place, code, kind, "0")
-    assert child.returncode == -signal.SIGINT
+    assert child.returncode == -signal.SIGINT, child.stderr
     assert child.stderr.rstrip().endswith("KeyboardInterrupt")
-    for complaint in ("already running", "never retrieved", "ignored", "destroyed", "never awaited"):
+    for complaint in (
+        "asynchronous generator",
+        "retrieved",
+        "destroyed",
+        "awaited",
+        "GeneratorExit",
+    ):
         assert complaint not in child.stderr
 
 
@@ -561,15 +579,5 @@ def test_forked_after_use(place: Place) -> None:
 
 
 def test_spawned_after_use(place: Place) -> None:
-    """The arrays are pickled with their stores."""
-    kinds = [kind for kind in KINDS if kind not in ("fsspec memory", "http", "references")]
-    arrays = [zarr.open_array(place.open(kind), path="sharded", mode="r") for kind in kinds]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        for array, read in zip(arrays, pool.map(_read_part, arrays), strict=True):
-            np.testing.assert_array_equal(read, CONTENT[PART])
-            np.testing.assert_array_equal(array[PART], CONTENT[PART])
-            array.store.close()
-
-
-def _read_part(array: zarr.Array[Any]) -> Any:
-    return array[PART]
+    child = in_a_child(place, SPAWNED, "memory", "local", "zip", "get alone")
+    assert (child.returncode, child.stderr) == (0, "")
