@@ -201,23 +201,26 @@ async def is_right(array: AsyncArray) -> None:
 def test_cancelled_at_every_await(place: Place, kind: str, layout: str) -> None:
     async def main() -> None:
         async with place.opened(kind, layout) as array:
-            cancelled = True
-            for count in itertools.count(1):
-                with after_steps(count, lambda: reading.cancel()):
-                    reading = asyncio.create_task(is_right(array))
-                    try:
-                        await reading
-                    except asyncio.CancelledError:
-                        cancelled = True
-                    else:
-                        cancelled = False
+            count = 1
+            while await cancelled_after(count, array):
                 await no_tasks()
                 await is_right(array)
-                if not cancelled:
-                    break
+                count += 1
+            await no_tasks()
             assert count > 1
 
     run(main())
+
+
+async def cancelled_after(count: int, array: AsyncArray) -> bool:
+    """Whether a read was cancelled when it had awaited `count` times."""
+    with after_steps(count, lambda: reading.cancel()):
+        reading = asyncio.create_task(is_right(array))
+        try:
+            await reading
+        except asyncio.CancelledError:
+            return True
+    return False
 
 
 @pytest.mark.xfail(
@@ -274,24 +277,27 @@ def test_the_event_loop_goes_away(place: Place, kind: str, layout: str) -> None:
         with after_steps(count, loop.stop):
             await asyncio.create_task(is_right(array))
 
-    for count in itertools.count(1):
-        loop, threads = asyncio.new_event_loop(), ThreadPoolExecutor()
-        loop.set_default_executor(threads)
-        task = loop.create_task(read(count))
-        task.add_done_callback(lambda _: loop.stop())
-        loop.run_forever()
-        if ended := task.done():
-            task.result()
-        threads.shutdown()
-        loop.close()
-        del loop, task
-        gc.collect()
+    count = 1
+    while abandoned(read(count)):
         run(read(0))
-        if ended:
-            break
+        count += 1
     assert count > 1
     assert set(complaints) <= {"Task was destroyed but it is pending!"}  # asyncio says so itself
     store.close()
+
+
+def abandoned(main: Coroutine[Any, Any, None]) -> bool:
+    """Run a coroutine in an event loop; whether the loop was stopped and closed before its end."""
+    loop, threads = asyncio.new_event_loop(), ThreadPoolExecutor()
+    loop.set_default_executor(threads)
+    task = loop.create_task(main)
+    task.add_done_callback(lambda task: task.get_loop().stop())
+    loop.run_forever()
+    threads.shutdown()
+    loop.close()
+    if task.done():
+        task.result()
+    return not task.done()
 
 
 @everywhere
@@ -323,7 +329,7 @@ def test_the_store_is_closed_in_the_middle(place: Place, kind: str, layout: str)
 async def outcome(read: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await read
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return error
 
 
@@ -546,7 +552,7 @@ def in_a_child(place: Place, code: str, *arguments: str) -> subprocess.Completed
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=500,
         check=False,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )

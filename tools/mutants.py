@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from tools import children  # noqa: E402
-from tools.environment import Environment, SetupError, alone  # noqa: E402
+from tools import children
+from tools.environment import Environment, SetupError, alone
 
 LIST = ROOT / "tests" / "mutants.toml"
 COPY = ROOT / "build" / "mutants"
@@ -123,7 +123,8 @@ def main() -> int:
             )
             merge = [python, "-m", "tools.overlay", "merge", "--into", COPY]
             if children.run(merge, cwd=ROOT, log=LOG):
-                raise BadMutant(LOG.read_text())
+                print(LOG.read_text(), file=sys.stderr)
+                return 1
             return 1 if check(mutants, python) else 0
     except (BadMutant, SetupError) as error:
         print(error, file=sys.stderr)

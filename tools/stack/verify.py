@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _SCM = ("SETUPTOOLS_SCM_PRETEND_VERSION", "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_ZARR")
 _VERSION_FILE = "zarr/_version.py"
-_PATIENCE = 120
+_PATIENCE = 600
 """Seconds that a test may take."""
 
 _LINTERS = ("mypy", "ruff")

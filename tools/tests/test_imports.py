@@ -223,9 +223,7 @@ def _imported(text: str) -> set[str]:
     }
 
 
-@settings(
-    max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(*[st.lists(statements(), max_size=5, unique=True) for _ in range(4)])
 def test_sorted_as_ruff_sorts(
     runtime: list[str], typing: list[str], more: list[str], more_typing: list[str]
