@@ -347,7 +347,8 @@ def test_a_consumer_stops_after_the_first_group(
     blocks = range(4 if layout == "plain" else 2)
     keys = [f"{layout}/c/{row}/{column}" for row in blocks for column in blocks]
     ranges = [RangeByteRequest(start, start + 8) for start in (0, 12, 24)]
-    requests = [*keys, *itertools.product(keys, ranges)]
+    requests: list[tuple[str, RangeByteRequest | None]]
+    requests = list(itertools.product(keys, [None, *ranges]))
     prototype = default_buffer_prototype()
 
     async def main() -> None:
@@ -363,8 +364,7 @@ def test_a_consumer_stops_after_the_first_group(
             values: dict[int, bytes] = {}
             async for group in store.get_many(requests, prototype=prototype):
                 values |= {index: value.to_bytes() for index, value in group if value is not None}
-            for index, request in enumerate(requests):
-                key, byte_range = (request, None) if isinstance(request, str) else request
+            for index, (key, byte_range) in enumerate(requests):
                 value = await store.get(key, prototype, byte_range)
                 assert value is not None
                 assert value.to_bytes() == values.pop(index)
