@@ -1,0 +1,48 @@
+"""The fork reads the right data or raises what the release raises, and does not hang."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import pytest
+
+from faults.cells import FAULTS, Cell, Outcome, all_cells, fault_in
+from faults.conftest import FOUND
+
+EXPECTED_TO_FAIL = {
+    "*-inner-whole-*": "the whole object in place of a range is cut as if it were the range",
+}
+"""What the fork does wrong today, by cell, with the reason."""
+
+
+def _parameter(cell: Cell) -> object:
+    marks = [
+        pytest.mark.xfail(reason=reason, strict=True)
+        for pattern, reason in EXPECTED_TO_FAIL.items()
+        if fnmatchcase(str(cell), pattern)
+    ]
+    return pytest.param(cell, id=str(cell), marks=marks)
+
+
+@pytest.mark.parametrize("cell", map(_parameter, all_cells()))
+def test_the_fork_does_not_do_worse(cell: Cell, pytestconfig: pytest.Config) -> None:
+    found = pytestconfig.stash[FOUND][cell]
+    assert fault_in(cell, found["stock"], found["fork"]) is None
+
+
+DATA, FILL, WRONG, HANG = map(Outcome, ("data", "fill", "wrong", "hang"))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_counts_as_a_fault(fault: str) -> None:
+    """Whatever the release does, nothing but its error or the right data will do."""
+    cell = Cell("http", "chunks", fault)
+    error, other = Outcome("error", "OSError"), Outcome("error", "KeyError")
+    for stock in (DATA, FILL, WRONG, HANG, error):
+        assert fault_in(cell, stock, DATA) is None
+        assert fault_in(cell, stock, WRONG)
+        assert fault_in(cell, stock, HANG)
+        assert bool(fault_in(cell, stock, FILL)) is not (stock == FILL and fault == "404")
+    assert fault_in(cell, DATA, error)
+    assert fault_in(cell, error, error) is None
+    assert fault_in(cell, error, other)
