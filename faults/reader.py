@@ -26,7 +26,7 @@ from obstore.fsspec import FsspecStore as ObstoreFileSystem
 from obstore.store import HTTPStore
 
 import zarr
-from faults.cells import Cell, Outcome
+from faults.cells import TIME_LIMIT, Cell, Outcome
 from faults.server import ARM_PATH
 from zarr.storage import FsspecStore, ObjectStore
 
@@ -35,12 +35,10 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-TIME_LIMIT = 45.0
-"""The seconds after which a read counts as one that does not end."""
 BUCKET = "bucket"
 FILL = -1
 _APART = 64 * 1024
-_SESSION = AioSession()  # one reads the descriptions of all services once
+_SESSION = AioSession()
 
 # An array's shape, chunks and shards, and what of it is read, by the kind of read.
 _CHUNKS: Any = ((16, 256), (1, 256), None)
@@ -184,7 +182,7 @@ def _name(error: BaseException) -> str:
 def read_all(tasks: list[dict[str, Any]], at_once: int) -> None:
     """Read cells, each in a fork of this process, and print what came of them as it comes."""
     processes = multiprocessing.get_context("fork")  # nothing is imported twice, no thread runs yet
-    running: dict[Connection, tuple[Cell, multiprocessing.Process, float]] = {}
+    running: dict[Connection, tuple[Cell, Any, float]] = {}
     while tasks or running:
         while tasks and len(running) < at_once:
             task = tasks.pop(0)
@@ -193,14 +191,18 @@ def read_all(tasks: list[dict[str, Any]], at_once: int) -> None:
             process.start()
             sender.close()
             running[receiver] = Cell(*task["cell"]), process, time.monotonic() + TIME_LIMIT
-        ready = wait(running, timeout=0.5)
-        late = [at for at, (*_, end) in running.items() if time.monotonic() > end]
-        for receiver in {*ready, *late}:
-            cell, process, _ = running.pop(receiver)
-            outcome = receiver.recv() if receiver in ready else Outcome("hang")
+        ready = wait(list(running), timeout=0.5)
+        for receiver, (cell, process, end) in list(running.items()):
+            if receiver in ready:
+                outcome = receiver.recv()
+            elif time.monotonic() > end:
+                outcome = Outcome("hang")
+            else:
+                continue
             print(json.dumps([cell, astuple(outcome)]), flush=True)
             process.kill()
             process.join()
+            del running[receiver]
 
 
 def _send(sender: Connection, task: dict[str, Any]) -> None:

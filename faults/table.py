@@ -15,15 +15,15 @@ _INTRODUCTION = """\
 # Reads from a server that misbehaves
 
 What becomes of a read when the server fails, on zarr 3.4.2 and on the fork, over one server on the
-loopback interface. `data` is the right data, `fill` are fill values where there is data, `wrong` is
-other data, `hang` is a read that did not end within 30 s; else it is the exception. Where there is
-one entry, both sides do the same; else it is that of the release, then that of the fork. What a
-**bold** one says breaks a promise of the fork.
+loopback interface. `data` is the right data; `fill` stands for fill values where there is data; `wrong` is
+any other data; `hang` is a read that did not end within 45 s. Anything else is the exception. Where there is
+one entry, both sides do the same; else the first is the release's and the second the fork's. An entry in
+**bold** breaks a promise of the fork.
 
 A store takes a `404` for an absent key, and zarr an absent key for a missing chunk, so that `fill` is
 no fault there. An array is opened first; the server misbehaves from then on. It does so to the first
 request for data, or to every one. Of the clients, fsspec's HTTP file system does not try again; s3fs and
-obstore do.
+obstore do, here a few times with short pauses.
 
 Made by `python3 tools/test.py --only faults --table docs/measurements/faults.md`.
 """
@@ -64,7 +64,7 @@ def _table(
     reads = list(reads)
     lines = ["| | " + " | ".join(reads) + " |", "|---" * (len(reads) + 1) + "|"]
     for fault, times in faults:
-        cells = [Cell(client, read, fault, times) for read in reads]  # type: ignore[arg-type]
+        cells = [Cell(client, read, fault, times) for read in reads]
         if any(cell in found for cell in cells):
             when = fault if fault in LIMITED else f"{fault}, {times}"
             lines.append(f"| {when} | " + " | ".join(_entry(found, cell) for cell in cells) + " |")

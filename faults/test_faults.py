@@ -24,13 +24,13 @@ def _parameter(cell: Cell) -> object:
     return pytest.param(cell, id=str(cell), marks=marks)
 
 
-@pytest.mark.parametrize("cell", map(_parameter, all_cells()))
+@pytest.mark.parametrize("cell", [_parameter(cell) for cell in all_cells()])
 def test_the_fork_does_not_do_worse(cell: Cell, pytestconfig: pytest.Config) -> None:
     found = pytestconfig.stash[FOUND][cell]
     assert fault_in(cell, found["stock"], found["fork"]) is None
 
 
-DATA, FILL, WRONG, HANG = map(Outcome, ("data", "fill", "wrong", "hang"))
+DATA, FILL, WRONG, HANG = Outcome("data"), Outcome("fill"), Outcome("wrong"), Outcome("hang")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
