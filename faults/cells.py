@@ -128,6 +128,8 @@ class Outcome:
 def fault_in(cell: Cell, stock: Outcome, fork: Outcome) -> str | None:
     """Say what is wrong with what the fork made of a cell; `None` if nothing is."""
     match fork.kind, stock.kind:
+        case "data", _ if (cell.fault, cell.times) == ("whole", "always") and cell.read in RANGES:
+            return "the whole object is taken for a part of it"
         case "data", _:
             return None
         case "fill", "fill" if cell.fault == "404":

@@ -25,7 +25,7 @@ no fault there. An array is opened first; the server misbehaves from then on. It
 request for data, or to every one. Of the clients, fsspec's HTTP file system does not try again; s3fs and
 obstore do, here a few times with short pauses.
 
-Made by `python3 tools/test.py --only faults --table docs/measurements/faults.md`.
+Made by `python3 tools/test.py --only faults --table=docs/measurements/faults.md`.
 """
 
 
@@ -40,7 +40,7 @@ def markdown(found: Found) -> str:
     lines = [_INTRODUCTION, *_legend("What is read", READS | LIMITED_READS)]
     lines += _legend("What the server does", {**_described(FAULTS), **LIMITED})
     for client, name in CLIENTS.items():
-        lines += [f"## {name[:1].upper()}{name[1:]}", ""]
+        lines += [f"## {name}", ""]
         rows = [(fault, times) for fault in FAULTS for times in ("once", "always")]
         lines += _table(found, client, READS, rows)
         lines += _table(found, client, LIMITED_READS, [(fault, "always") for fault in LIMITED])

@@ -9,15 +9,21 @@ import pytest
 from faults.cells import FAULTS, Cell, Outcome, all_cells, fault_in
 from faults.conftest import FOUND
 
+_TOO_MANY = "more requests at once than the release makes, and none tried again within its number"
+_CUT = "the whole object in place of a part is cut as if it were that part, as on the release"
 EXPECTED_TO_FAIL = {
-    "*-inner-whole-*": "the whole object in place of a range is cut as if it were the range",
+    "http-inner-whole-*": _CUT,
+    "s3-inner-whole-*": _CUT,
+    "http-100-*": _TOO_MANY,
+    "obstore-100-*-beyond-16-*": _TOO_MANY,
 }
 """What the fork does wrong today, by cell, with the reason."""
 
 
 def _parameter(cell: Cell) -> object:
+    # How many requests meet at a limited server is a matter of luck, the less the busier it is.
     marks = [
-        pytest.mark.xfail(reason=reason, strict=True)
+        pytest.mark.xfail(reason=reason, strict=not cell.limited)
         for pattern, reason in EXPECTED_TO_FAIL.items()
         if fnmatchcase(str(cell), pattern)
     ]
