@@ -143,7 +143,8 @@ def fault_in(cell: Cell, stock: Outcome, fork: Outcome) -> str | None:
         case "error", "data" | "fill" if stock.kind == "data" or cell.fault == "404":
             return f"{fork.error} where the release succeeds: {fork.detail}"
         case "error", "error" if cell.fault in WRONG_LENGTH and stock.error == "ValueError":
-            return None  # a codec notices there, and here perhaps the store does before
+            # A codec notices there. Here the store may do so before, and raise what stores raise.
+            return None if fork.error.endswith(("ValueError", "OSError")) else fork.error
         case "error", "error" if fork.error != stock.error:
             return f"{fork.error} where the release raises {stock.error}: {fork.detail}"
     return None

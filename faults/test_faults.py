@@ -21,7 +21,7 @@ EXPECTED_TO_FAIL = {
 
 
 def _parameter(cell: Cell) -> object:
-    # How many requests meet at a limited server is a matter of luck, the less the busier it is.
+    # How many requests meet at a limited server is a matter of luck: fewer do on a busy machine.
     marks = [
         pytest.mark.xfail(reason=reason, strict=not cell.limited)
         for pattern, reason in EXPECTED_TO_FAIL.items()
