@@ -104,6 +104,13 @@ def tools(trial: Trial, report: Report) -> None:
     _tell_failures(report, trial.pytest(report, *arguments, cwd=ROOT, workers=trial.workers))
 
 
+def faults(trial: Trial, report: Report) -> None:
+    """Read from a server that misbehaves, on the release and on the fork."""
+    stock = f"--stock-python={trial.install_release().python}"
+    outcomes = trial.pytest(report, "faults", stock, *trial.selection.options, cwd=ROOT)
+    _tell_failures(report, outcomes)
+
+
 def upstream(trial: Trial, report: Report) -> None:
     """Run upstream's suite on the fork, and compare it with what the release does."""
     outcomes = _run_suite(trial, report, trial.workplace, trial.environment)
@@ -202,6 +209,7 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
     "types": types,
     "fork": fork,
     "tools": tools,
+    "faults": faults,
     "upstream": upstream,
     "docs": docs,
     "stack": stack,

@@ -20,6 +20,7 @@ SECTIONS = {
     "types": "mypy over tools/, and with upstream's settings over the merged modules and tests/",
     "fork": "the fork's tests, and how much of the overlay they cover",
     "tools": "the tests of tools/ and bench/",
+    "faults": "reads from a server that misbehaves, beside the release's; --whole tries all of it",
     "upstream": "upstream's suite on the installed fork, compared with the release",
     "docs": "the examples in upstream's documentation and docstrings",
     "stack": "the branches for upstream: made on two releases, each installed and tested by itself",
