@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from tools import children, covered, suite
+from tools.differential.compare import Comparison, compare
 from tools.environment import BUILD, ROOT, SetupError
-from tools.outcomes import Outcomes, function, parted, total
+from tools.outcomes import Counts, Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
 from tools.selection import UPSTREAM, parse
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tools.environment import Environment
+    from tools.trial import Drawn
 
 OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
 OTHER_RELEASE = "3.4.0"
@@ -102,6 +104,21 @@ def tools(trial: Trial, report: Report) -> None:
     folders = [f for f in OWN_TESTS["tools"] if any((ROOT / f).rglob("test_*.py"))]
     arguments = trial.selection.arguments("tools", folders)
     _tell_failures(report, trial.pytest(report, *arguments, cwd=ROOT, workers=trial.workers))
+
+
+def differential(trial: Trial, report: Report) -> None:
+    """Compare what the fork and the release do with the same arrays."""
+    release, parquet = trial.install_release(), trial.install_parquet()
+    drawn = trial.differential
+    variables = trial.environment.variables(PYTHONPATH=str(parquet))
+    interpreters = {"stock": release.python, "fork": trial.environment.python}
+    comparison = Comparison(interpreters, BUILD / "differential", variables)
+    with comparison:
+        failed = compare(comparison, drawn.cases, drawn.seed, drawn.example)
+    compared = comparison.tally.compared
+    report.counts = Counts(passed=compared - failed, failed=failed)
+    if failed or not compared:
+        report.fail(f"the fork and the release disagree on {failed} of {compared:,} cases")
 
 
 def upstream(trial: Trial, report: Report) -> None:
@@ -202,6 +219,7 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
     "types": types,
     "fork": fork,
     "tools": tools,
+    "differential": differential,
     "upstream": upstream,
     "docs": docs,
     "stack": stack,
@@ -217,6 +235,7 @@ def run(
     stock: bool,
     pipeline: str,
     workers: int | None,
+    differential: Drawn,
 ) -> int:
     """Run the sections.
 
@@ -234,6 +253,8 @@ def run(
         The codec pipeline for upstream's suite, `batched` or `fused`.
     workers : int or None
         How many processes share upstream's tests; `None` to choose.
+    differential : Drawn
+        The cases of the differential test.
 
     Returns
     -------
@@ -245,7 +266,7 @@ def run(
     selection = parse(arguments, OWN_TESTS, lambda: suite.unpacked(project))
     if workers is None:
         workers = 0 if selection else len(os.sched_getaffinity(0))
-    trial = Trial(environment, selection, stock, pipeline, workers, project)
+    trial = Trial(environment, selection, stock, pipeline, workers, project, differential)
     reports = [_section("install", lambda trial, _: trial.install(), trial)]
     for name in sections or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
         if name == "provenance" and not PROVENANCE.exists():
