@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING
 
 from tools import children, covered, suite
-from tools.differential.compare import Comparison, compare
 from tools.environment import BUILD, ROOT, SetupError
 from tools.outcomes import Counts, Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
@@ -108,6 +107,9 @@ def tools(trial: Trial, report: Report) -> None:
 
 def differential(trial: Trial, report: Report) -> None:
     """Compare what the fork and the release do with the same arrays."""
+    # Local import: what it needs is installed by now, and not before.
+    from tools.differential.compare import Comparison, compare
+
     release, parquet = trial.install_release(), trial.install_parquet()
     drawn = trial.differential
     variables = trial.environment.variables(PYTHONPATH=str(parquet))

@@ -12,6 +12,7 @@ from tools.environment import BUILD, ROOT, SetupError
 from tools.outcomes import Counts, Outcomes, finished, read
 from tools.overlay.project import Project
 from tools.overlay.upstream import at
+from tools.test import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +55,8 @@ class Report:
 class Drawn:
     """Which cases a differential test compares."""
 
-    cases: int
-    seed: int
+    cases: int = QUICK
+    seed: int = 0
     example: Path | None = None
     """A file with the one case to compare in their place."""
 
@@ -70,7 +71,7 @@ class Trial:
     pipeline: str
     workers: int
     project: Project = field(default_factory=Project)
-    differential: Drawn = Drawn(cases=400, seed=0)
+    differential: Drawn = Drawn()
 
     @cached_property
     def sdist(self) -> Path:

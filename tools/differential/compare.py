@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -273,6 +274,7 @@ class Comparison:
             self.tally.add(case, stock["results"])
             if found := self._disagreements(case, stock, fork):
                 failed.append((case, found))
+                self._show(case, found)
             if time.monotonic() - told > PROGRESS:
                 told = time.monotonic()
                 rate = self.tally.compared / (told - began)
@@ -284,6 +286,18 @@ class Comparison:
             if self.tally.compared >= wanted or len(failed) >= ENOUGH:
                 break
         return failed
+
+    def save(self, case: Case) -> Path:
+        """Write a case to a file that is named by its contents."""
+        text = json.dumps(case, indent=1)
+        file = self.logs / f"case-{zlib.crc32(text.encode()):08x}.json"
+        file.write_text(text)
+        return file
+
+    def _show(self, case: Case, found: list[Disagreement]) -> None:
+        print(
+            f"\n{self.save(case)}\n" + "\n".join(each.text(case) for each in found[:3]), flush=True
+        )
 
     def _answers(
         self, drawn: Iterator[Case]
@@ -437,14 +451,15 @@ def compare(comparison: Comparison, wanted: int, seed: int, example: Path | None
         drawn = (cases.case(seed, number) for number in range(1 << 40))
         failed = comparison.run(drawn, wanted)
     print("\n".join(comparison.tally.lines()), flush=True)
-    for number, (case, found) in enumerate(failed):
-        again, still = comparison.reduce(case)
+    for case, found in failed:
+        file = comparison.save(case)
+        simplest, still = comparison.reduce(case)
         if still:
-            case, found = again, still
-        file = comparison.logs / f"disagreement-{seed}-{number}.json"
-        file.write_text(json.dumps(case, indent=1))
-        lasting = "" if still else "  (not again when it was run once more)\n"
-        print(f"\n{file}\n{lasting}" + "\n".join(each.text(case) for each in found[:3]), flush=True)
+            print(f"\n{file}, simplified:\n" + "\n".join(each.text(simplest) for each in still[:3]))
+            file = comparison.save(simplest)
+        else:
+            print(f"\n{file}: no disagreement when it is run by itself; first it was")
+            print("\n".join(each.text(case) for each in found[:3]))
         print(f"  again: python3 tools/test.py --only differential --example {file}", flush=True)
     print(f"\n{len(failed)} disagreements in {comparison.tally.compared:,} cases", flush=True)
     return len(failed)

@@ -36,12 +36,14 @@ def _nested_element(
 def _several_errors(
     case: dict[str, Any], step: dict[str, Any] | None, stock: Any, fork: Any
 ) -> bool:
-    return (
-        isinstance(stock, dict)
-        and isinstance(fork, dict)
-        and len(stock.get("alone", ())) > 1
-        and set(fork.get("members", [fork.get("raised")])) <= set(stock["alone"])
-    )
+    """Tell whether each raised what some chunk raises, or what it takes to write to the output."""
+    if not isinstance(stock, dict) or not isinstance(fork, dict) or not stock.get("alone"):
+        return False
+    first, second = (set(each.get("members", [each.get("raised")])) for each in (stock, fork))
+    of_chunks = set(stock["alone"])
+    if step and ("fields" in step or "out" in step):
+        return "raised" in fork and (first <= of_chunks or second <= of_chunks)
+    return len(of_chunks) > 1 and second <= of_chunks
 
 
 def _unprotected_index(
