@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from tests.range_server import RangeServer
 from tools.differential import cases, expected
@@ -73,13 +73,16 @@ class Runner:
             )
         answers: Queue[str] = Queue()
 
-        def read() -> None:
-            assert self.process.stdout is not None  # noqa: S101
-            for line in self.process.stdout:
-                answers.put(line)
+        def read(output: IO[str]) -> None:
+            with output:
+                for line in output:
+                    answers.put(line)
             answers.put("")
 
-        threading.Thread(target=read, daemon=True).start()
+        self._input = cast("IO[str]", self.process.stdin)
+        output = cast("IO[str]", self.process.stdout)
+        self.reader = threading.Thread(target=read, args=[output], daemon=True)
+        self.reader.start()
         self.answers = answers
         self.pending = 1
         self.zarr = self.receive().get("zarr", "none that could be imported")
@@ -88,9 +91,8 @@ class Runner:
         """Give it a case to run."""
         self.pending += 1
         request = {"case": case, "folder": str(folder), "side": self.side, "url": url, "make": make}
-        assert self.process.stdin is not None  # noqa: S101
         with suppress(BrokenPipeError):  # `receive` finds out.
-            print(json.dumps(request), file=self.process.stdin, flush=True)
+            print(json.dumps(request), file=self._input, flush=True)
 
     def receive(self) -> dict[str, Any]:
         """Return its answer to the oldest case that it has not answered."""
@@ -112,6 +114,9 @@ class Runner:
         """End the process."""
         self.process.kill()
         self.process.wait()
+        self.reader.join()
+        with suppress(BrokenPipeError):
+            self._input.close()
 
 
 @dataclass(slots=True)

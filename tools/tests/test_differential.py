@@ -92,8 +92,13 @@ def test_a_difference_is_seen_saved_and_found_again(
     with Comparison(interpreters, tmp_path / "logs") as comparison:
         assert comparison.run(_in_memory(1), 40)
     case = next(_in_memory(1))
-    case["array"] |= {"zarr_format": 2, "dtype": "<i2", "shape": [9], "chunks": [4], "filters": []}
-    case["array"] |= {"compressors": None, "fill": "default", "v2_keys": True, "separator": "."}
+    case["array"] |= {"zarr_format": 3, "dtype": "<i2", "shape": [9], "chunks": [4], "filters": []}
+    case["array"] |= {
+        "serializer": {"name": "bytes", "configuration": {"endian": "little"}},
+        "compressors": [],
+        "fill": "default",
+    }
+    case["array"] |= {"v2_keys": False, "separator": "/", "data": 1, "name": ""}
     read = {"do": "get", "how": "basic", "selection": ["..."]}
     case |= {"damage": None, "written": [[[0, 9]]], "steps": [read, {"do": "count"}]}
     case["store"] = {"kind": "memory", "wrappers": ["bare"], "layout": 0}
@@ -138,5 +143,9 @@ NESTED = "array(array(b'x', dtype=object), dtype=object)"
     ],
 )
 def test_a_nested_element_is_expected(dtype: str, fork: str, *, is_expected: bool) -> None:
-    case = {"array": {"dtype": dtype, "serializer": None}, "damage": None, "steps": [{}]}
+    case: dict[str, Any] = {
+        "array": {"dtype": dtype, "serializer": None},
+        "damage": None,
+        "steps": [{}],
+    }
     assert bool(expected.reason(case, 1, {"content": NESTED}, {"content": fork})) is is_expected
