@@ -18,18 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BROKEN = """
-import zarr.codecs.bytes as bytes_
+import zarr
 
-decode = bytes_.BytesCodec._decode_sync
-
-def shifted(self, chunk_bytes, chunk_spec):
-    decoded = decode(self, chunk_bytes, chunk_spec)
-    array = decoded.as_ndarray_like()
-    if array.size > 1:
-        decoded = type(decoded).from_ndarray_like(array[::-1])
-    return decoded
-
-bytes_.BytesCodec._decode_sync = shifted
+read = zarr.Array.get_basic_selection
+zarr.Array.get_basic_selection = lambda *args, **kwargs: read(*args, **kwargs)[::-1]
 """
 
 
@@ -80,8 +72,8 @@ def test_everything_is_drawn() -> None:
 def test_the_same_zarr_agrees(tmp_path: Path) -> None:
     here = Path(sys.executable)
     with Comparison({"stock": here, "fork": here}, tmp_path / "logs") as comparison:
-        assert comparison.run(_in_memory(1), 10) == []
-        assert comparison.tally.compared == 10
+        assert comparison.run(_in_memory(1), 5) == []
+        assert comparison.tally.compared == 5
 
 
 @pytest.mark.slow
@@ -90,7 +82,7 @@ def test_a_difference_is_seen_saved_and_found_again(
 ) -> None:
     interpreters = {"stock": Path(sys.executable), "fork": _python(tmp_path / "site", BROKEN)}
     with Comparison(interpreters, tmp_path / "logs") as comparison:
-        assert comparison.run(_in_memory(1), 40)
+        assert comparison.run(_in_memory(1), 5)
     case = next(_in_memory(1))
     case["array"] |= {"zarr_format": 3, "dtype": "<i2", "shape": [9], "chunks": [4], "filters": []}
     case["array"] |= {
