@@ -286,7 +286,7 @@ class _Draw:
         }
         if self.chance(0.06):
             store["fails"] = {"chunk": self.number(), "error": self.one(*ERRORS)}
-        if "references" in kind and self.chance(0.06):
+        if "references" in kind and self.chance(0.12):
             store["wrong"] = self.one("dangling", "overrun")
         return store
 

@@ -348,15 +348,22 @@ class Comparison:
             return [Disagreement(len(case["steps"]) + 2, stock, fork)]
         found: list[Disagreement] = []
         for number, pair in enumerate(zip(stock["results"], fork["results"], strict=False)):
-            if _comparable(pair[0]) == _comparable(pair[1]):
-                continue
-            if why := expected.reason(case, number, *pair):
-                self.tally.expected[why] += 1
-            else:
+            if not self._explained(case, number, *pair):
                 found.append(Disagreement(number, *pair))
         if len(stock["results"]) != len(fork["results"]) and not found:
             found.append(Disagreement(len(case["steps"]) + 2, stock, fork))
         return found
+
+    def _explained(self, case: Case, number: int, stock: Any, fork: Any) -> bool:
+        """Tell whether results agree, or are expected not to."""
+        if _comparable(stock) == _comparable(fork):
+            return True
+        if isinstance(stock, list) and isinstance(fork, list) and len(stock) == len(fork):
+            pairs = zip(stock, fork, strict=True)
+            return all(self._explained(case, number, *pair) for pair in pairs)
+        why = expected.reason(case, number, stock, fork)
+        self.tally.expected.update([why] if why else [])
+        return bool(why)
 
     def reduce(self, case: Case) -> tuple[Case, list[Disagreement]]:
         """Simplify a case for as long as the two still disagree on it.

@@ -52,7 +52,7 @@ def _unprotected_index(
     codecs = json.dumps(case["array"].get("serializer"))
     unprotected = codecs.count("index_codecs") > codecs.count('{"name": "crc32c"}], "index_loc')
     damaged = case["damage"] and case["damage"]["kind"] in ("flip", "truncate", "extend")
-    return bool(unprotected and damaged and "raised" in fork)
+    return bool(unprotected and damaged and isinstance(fork, dict) and "raised" in fork)
 
 
 EXPECTED: tuple[Expected, ...] = (

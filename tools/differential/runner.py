@@ -196,9 +196,11 @@ def run(case: dict[str, Any], folder: Path, side: str, url: str) -> list[Any]:
         alone: list[str] = []
         for step in case["steps"] if array is not None else ():
             attempt(lambda step=step: perform(array, case["array"]["dtype"], step))
-            if side == "stock" and "raised" in results[-1]:
-                alone = alone or errors_of_chunks(array)
-                results[-1]["alone"] = alone
+            several = results[-1] if isinstance(results[-1], list) else results[-1:]
+            for result in several if side == "stock" else ():
+                if "raised" in result:
+                    alone = alone or errors_of_chunks(array)
+                    result["alone"] = alone
             if step["do"] in ("set", "append", "resize") and "raised" in str(results[-1]):
                 wrote = False  # How much of it was written by then is left open.
                 break

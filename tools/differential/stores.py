@@ -256,7 +256,7 @@ def _pack(
     if layout.random() < 0.4:
         layout.shuffle(keys)
     wrong = described.get("wrong")
-    victim = layout.choice(keys) if keys and wrong else None
+    victims = layout.sample(keys, (len(keys) + 1) // 2) if wrong else []
     for key in values.keys() - set(keys):
         yield key, values[key] if in_parquet else values[key].decode()
     gaps = layout.choice((0, 0, 3, 200))
@@ -266,10 +266,10 @@ def _pack(
             file.write(bytes(layout.randint(0, gaps)))
             offset, length = file.tell(), len(value)
             file.write(value)
-            if key == victim and wrong == "dangling":
+            if key in victims and wrong == "dangling":
                 yield key, [f"{where}-missing", offset, length]
-            elif key == victim:
-                yield key, [where, 1 << 20, length]
+            elif key in victims:
+                yield key, [where, offset + (1 << 20), length]
             elif layout.random() < 0.05 and not in_parquet:
                 yield key, "base64:" + base64.b64encode(value).decode()
             else:
