@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from queue import Empty, Queue
 from typing import IO, TYPE_CHECKING, Any, Self, cast
@@ -456,13 +457,13 @@ def compare(comparison: Comparison, wanted: int, seed: int, example: Path | None
     """
     versions = comparison.versions
     print(f"zarr {versions['stock']} and {versions['fork']}, seed {seed}", flush=True)
+    drawn = (cases.case(seed, number) for number in count())
     if example:
-        case = json.loads(example.read_text())
-        failed = comparison.run(iter([case]), 1)
-    else:
-        drawn = (cases.case(seed, number) for number in range(1 << 40))
+        drawn, wanted = iter([json.loads(example.read_text())]), 1
+    try:
         failed = comparison.run(drawn, wanted)
-    print("\n".join(comparison.tally.lines()), flush=True)
+    finally:  # Also for whoever interrupts a long run.
+        print("\n".join(comparison.tally.lines()), flush=True)
     for case, found in failed:
         file = comparison.save(case)
         simplest, still = comparison.reduce(case)
