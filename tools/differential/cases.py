@@ -277,7 +277,7 @@ class _Draw:
     # The store and the settings
 
     def store(self) -> dict[str, Any]:
-        kind = self.one(*STORES)
+        kind = self.one(*STORES, "memory", "local", "local", "zip")
         count = self.one(0, 0, 0, 1, 2, 3)
         store: dict[str, Any] = {
             "kind": kind,

@@ -457,7 +457,7 @@ def compare(comparison: Comparison, wanted: int, seed: int, example: Path | None
     """
     versions = comparison.versions
     print(f"zarr {versions['stock']} and {versions['fork']}, seed {seed}", flush=True)
-    drawn = (cases.case(seed, number) for number in count())
+    drawn: Iterator[Case] = (cases.case(seed, number) for number in count())
     if example:
         drawn, wanted = iter([json.loads(example.read_text())]), 1
     try:
