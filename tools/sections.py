@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tools import children, covered, suite
 from tools.environment import BUILD, ROOT, SetupError
-from tools.outcomes import Outcomes, function, parted, total
+from tools.outcomes import Counts, Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
 from tools.selection import UPSTREAM, parse
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tools.environment import Environment
+    from tools.trial import Drawn
 
 OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
 OTHER_RELEASE = "3.4.0"
@@ -109,6 +110,24 @@ def faults(trial: Trial, report: Report) -> None:
     stock = f"--stock-python={trial.install_release().python}"
     outcomes = trial.pytest(report, "faults", stock, *trial.selection.options, cwd=ROOT)
     _tell_failures(report, outcomes)
+
+
+def differential(trial: Trial, report: Report) -> None:
+    """Compare what the fork and the release do with the same arrays."""
+    # Local import: what it needs is installed by now, and not before.
+    from tools.differential.compare import Comparison, compare
+
+    release, parquet = trial.install_release(), trial.install_parquet()
+    drawn = trial.differential
+    variables = trial.environment.variables(PYTHONPATH=str(parquet))
+    interpreters = {"stock": release.python, "fork": trial.environment.python}
+    comparison = Comparison(interpreters, BUILD / "differential", variables)
+    with comparison:
+        failed = compare(comparison, drawn.cases, drawn.seed, drawn.example)
+    compared = comparison.tally.compared
+    report.counts = Counts(passed=compared - failed, failed=failed)
+    if failed or not compared:
+        report.fail(f"the fork and the release disagree on {failed} of {compared:,} cases")
 
 
 def upstream(trial: Trial, report: Report) -> None:
@@ -210,6 +229,7 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
     "fork": fork,
     "tools": tools,
     "faults": faults,
+    "differential": differential,
     "upstream": upstream,
     "docs": docs,
     "stack": stack,
@@ -225,6 +245,7 @@ def run(
     stock: bool,
     pipeline: str,
     workers: int | None,
+    differential: Drawn,
 ) -> int:
     """Run the sections.
 
@@ -242,6 +263,8 @@ def run(
         The codec pipeline for upstream's suite, `batched` or `fused`.
     workers : int or None
         How many processes share upstream's tests; `None` to choose.
+    differential : Drawn
+        The cases of the differential test.
 
     Returns
     -------
@@ -253,7 +276,7 @@ def run(
     selection = parse(arguments, OWN_TESTS, lambda: suite.unpacked(project))
     if workers is None:
         workers = 0 if selection else len(os.sched_getaffinity(0))
-    trial = Trial(environment, selection, stock, pipeline, workers, project)
+    trial = Trial(environment, selection, stock, pipeline, workers, project, differential)
     reports = [_section("install", lambda trial, _: trial.install(), trial)]
     for name in sections or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
         if name == "provenance" and not PROVENANCE.exists():

@@ -21,11 +21,15 @@ SECTIONS = {
     "fork": "the fork's tests, and how much of the overlay they cover",
     "tools": "the tests of tools/ and bench/",
     "faults": "reads from a server that misbehaves, beside the release's; --whole tries all of it",
+    "differential": "the same arrays read and written by the fork and by the release, and compared",
     "upstream": "upstream's suite on the installed fork, compared with the release",
     "docs": "the examples in upstream's documentation and docstrings",
     "stack": "the branches for upstream: made on two releases, each installed and tested by itself",
     "provenance": "that nothing here repeats upstream's text, where the tool for that is at hand",
 }
+
+QUICK = 400
+"""Cases of a differential test that take a minute or two."""
 
 _DESCRIPTION = """\
 Install the fork and test it: all sections in turn, a table at the end, and as the last line how
@@ -82,6 +86,22 @@ def main() -> int:
     parser.add_argument(
         "--python", metavar="PYTHON", help="the interpreter to test with, left out: this one"
     )
+    parser.add_argument(
+        "--cases",
+        metavar="NUMBER",
+        type=int,
+        default=QUICK,
+        help=f"how many cases the section differential compares; left out, {QUICK}",
+    )
+    parser.add_argument(
+        "--seed", metavar="NUMBER", type=int, default=0, help="the seed that they are drawn with"
+    )
+    parser.add_argument(
+        "--example",
+        metavar="FILE",
+        type=Path,
+        help="compare the case in this file alone, one that an earlier run saved",
+    )
     options, arguments = parser.parse_known_args()
 
     if sys.version_info < (3, 12):  # noqa: UP036, it may be run by any
@@ -110,6 +130,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
                 os.execv(python, [python, str(ROOT / "tools" / "test.py"), *sys.argv[1:]])
 
             from tools.sections import run
+            from tools.trial import Drawn
 
             return run(
                 environment,
@@ -118,6 +139,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
                 stock=options.stock,
                 pipeline=options.pipeline,
                 workers=options.workers,
+                differential=Drawn(options.cases, options.seed, options.example),
             )
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)

@@ -12,6 +12,7 @@ from tools.environment import BUILD, ROOT, SetupError
 from tools.outcomes import Counts, Outcomes, finished, read
 from tools.overlay.project import Project
 from tools.overlay.upstream import at
+from tools.test import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tools.overlay.upstream import Release
     from tools.selection import Selection
 
+PARQUET = ("cramjam", "fastparquet", "kerchunk", "pandas", "ujson")
 FORK_IS_BUILT_FROM = (
     "src",
     "tools/overlay",
@@ -49,6 +51,16 @@ class Report:
         self.notes.extend(notes)
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Which cases a differential test compares."""
+
+    cases: int = QUICK
+    seed: int = 0
+    example: Path | None = None
+    """A file with the one case to compare in their place."""
+
+
 @dataclass
 class Trial:
     """One run of the tests."""
@@ -59,6 +71,7 @@ class Trial:
     pipeline: str
     workers: int
     project: Project = field(default_factory=Project)
+    differential: Drawn = Drawn()
 
     @cached_property
     def sdist(self) -> Path:
@@ -129,6 +142,24 @@ class Trial:
         self._install(other, "the release", f"zarr[{suite.EXTRAS}]=={version}")
         _expect_zarr(other, version)
         return other
+
+    def install_parquet(self) -> Path:
+        """Install what references in Parquet files need, where no other test finds it.
+
+        Returns
+        -------
+        Path
+            The folder to add to the path of a program that needs it.
+
+        Raises
+        ------
+        SetupError
+            If something cannot be installed.
+        """
+        folder = BUILD / "parquet"
+        arguments = ["--no-deps", "--upgrade", "--target", str(folder), *PARQUET]
+        self.environment.install("what reads and writes Parquet", arguments)
+        return folder
 
     def _install(
         self, environment: Environment, what: str, zarr: str, made_of: Sequence[Path] = ()
