@@ -66,16 +66,11 @@ def install(name: str, zarr: str) -> Environment:
     packages = [zarr, "--requirement", str(REQUIREMENTS)]
     environment.install("other projects", packages, made_of=[REQUIREMENTS, *sources])
     code = "import zarr; print(zarr.__version__)"
-    found = subprocess.run(
-        [environment.python, "-c", code],
-        cwd=BUILD,
-        env=environment.variables(),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    command = [str(environment.python), "-c", code]
+    variables = environment.variables()
+    found = subprocess.check_output(command, cwd=BUILD, env=variables, text=True).strip()
     print(f"{environment.path.name}: zarr {found}", flush=True)
-    if not found or ("+" in found) is (name == "stock"):
+    if ("+" in found) is (name == "stock"):
         raise SetupError("this is another zarr than the one to test")
     return environment
 
