@@ -184,9 +184,12 @@ def main() -> int:
             columns = f"{'passed':>9}{'failed':>8}{'skipped':>9}"
             print(f"{'suite':20}{'version':11}{columns * 2}{'alone':>8}", flush=True)
             for name in options.suites or known:
-                suite = known[name]
-                stock, fork = (run(name, suite, each, options.workers) for each in both)
-                good &= compare(name, suite, stock, fork)
+                try:
+                    stock, fork = (run(name, known[name], each, options.workers) for each in both)
+                    good &= compare(name, known[name], stock, fork)
+                except SetupError as error:
+                    print(f"{name:20}{error}", flush=True)
+                    good = False
     except SetupError as error:
         print(error, file=sys.stderr)
         return 1
