@@ -15,7 +15,7 @@ from tools.overlay.project import ROOT, Project
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tools.overlay.definitions import Change
+    from tools.overlay.changes import Change
 
 type Command = Callable[[Project, argparse.Namespace], None]
 
@@ -41,7 +41,7 @@ def check(project: Project, options: argparse.Namespace) -> None:
 
 def show(project: Project, options: argparse.Namespace) -> None:
     """List what the overlay opens, replaces and adds, file by file."""
-    for plan in project.plans(project.release(options.upstream)):
+    for plan in project.plans(project.release(options.upstream), lay_out=False):
         for path, part in sorted(plan.parts.items(), key=lambda item: (item[1].new, item[0])):
             if part.new:
                 lines = part.content.count(b"\n")

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def fingerprint(code: str) -> str:
+def fingerprint(code: Sequence[ast.stmt]) -> str:
     """Hash the syntax tree of some code.
 
     Parameters
     ----------
-    code : str
-        One or more statements, not indented.
+    code : Sequence of statements
+        The code.
 
     Returns
     -------
@@ -23,7 +27,7 @@ def fingerprint(code: str) -> str:
         `sha256:` and the digest in hexadecimal. Comments, blank lines and the layout of lines do not count;
         docstrings do.
     """
-    canonical = "\n".join(map(_canonical, ast.parse(code).body))
+    canonical = "\n".join(map(_canonical, code))
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -7,11 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tools.overlay.definitions import Change, Log
-from tools.overlay.module import Merged
+from tools.overlay.changes import Change, Log, Merged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _HEADING = re.compile(r"(?P<marks>#{1,6})[ \t]+(?P<text>.*?)[ \t]*#*[ \t]*")
 _ATTRIBUTES = re.compile(r"[ \t]*\{[^{}]*\}$")
@@ -63,29 +62,44 @@ def headings(lines: Sequence[str]) -> list[Heading]:
     return found
 
 
-def merge_document(upstream: str, overlay: str, *, path: str) -> Merged:
+def merge_document(
+    upstream: str | None,
+    overlay: str,
+    *,
+    path: str,
+    keep: Callable[[str], bool] = lambda heading: True,
+) -> Merged:
     """Merge the text of a document.
 
     Parameters
     ----------
-    upstream : str
-        The document as released.
+    upstream : str or None
+        The document as released; `None` if there is none.
     overlay : str
         Sections that it gets. A section is a heading, what follows it, and the sections below it. Above the
         heading `<!-- overlay: after HEADING -->` names the section behind which it goes. Other comments
         before the first section are for the readers of the overlay, and are left out.
     path : str
         The document's path, for messages.
+    keep : callable
+        Tells by its heading whether a section is merged; those below it are asked for by themselves.
 
     Returns
     -------
     Merged
-        The text, what was done, and what was wrong: the text is of use only where nothing was.
+        The text, what was done, and what was wrong.
     """
     log = Log(path)
+    theirs = {heading.text for heading in headings((upstream or "").splitlines(keepends=True))}
+    mine = {heading.text for heading in headings(overlay.splitlines(keepends=True))}
+    left_out = {name for name in mine if not keep(name)}
+    if upstream is None:
+        return Merged(_without(overlay, left_out), (), ())
     text = upstream
     followers: dict[str, str] = {}
     for after, section in _sections(overlay, log):
+        if headings(section)[0].text in left_out & theirs:
+            continue
         # Sections that name the same heading keep their order: each goes behind the one before it.
         behind = after
         while behind in followers:
@@ -94,7 +108,20 @@ def merge_document(upstream: str, overlay: str, *, path: str) -> Merged:
         name = headings(section)[0].text
         if after is not None and after != name and name not in followers:
             followers[after] = name
-    return Merged(text, tuple(log.changes), tuple(log.problems))
+    return Merged(_without(text, left_out - theirs), tuple(log.changes), tuple(log.problems))
+
+
+def _without(text: str, names: set[str]) -> str:
+    """Leave sections out of a document, each to the next heading."""
+    lines = text.splitlines(keepends=True)
+    found = headings(lines)
+    for heading, following in reversed(list(zip(found, [*found[1:], None], strict=True))):
+        if heading.text in names:
+            del lines[heading.line : following.line if following else None]
+            if following is None:
+                while lines and not lines[-1].strip():
+                    lines.pop()
+    return "".join(lines)
 
 
 def _sections(overlay: str, log: Log) -> list[tuple[str | None, list[str]]]:

@@ -135,20 +135,22 @@ class Project:
                 ]
             )
 
-    def plans(self, found: upstream.Release) -> list[tree.Plan]:
+    def plans(self, found: upstream.Release, *, lay_out: bool = True) -> list[tree.Plan]:
         """Merge the overlay into a release, in memory: its package, and its documents where it has them.
 
         Parameters
         ----------
         found : Release
             The release: documents come with a source distribution or a checkout.
+        lay_out : bool
+            Whether ruff lays out what is merged.
 
         Returns
         -------
         list of Plan
             What becomes of the files of the one and of the other.
         """
-        plans = [tree.plan(found.root, self.overlay, version=self.version)]
+        plans = [tree.plan(found.root, self.overlay, version=self.version, lay_out=lay_out)]
         documents = found.root.parent
         if found.root.name == "src" and (documents / tree.DOCUMENTS).is_dir():
             plans.append(tree.plan(documents, self.root, folder=tree.DOCUMENTS))
@@ -204,7 +206,7 @@ class Project:
         OverlayError
             If the overlay does not merge.
         """
-        plans = self.plans(found)
+        plans = self.plans(found, lay_out=False)
         if problems := [problem for plan in plans for problem in plan.problems]:
             raise OverlayError(problems)
         opened, replaced = set(old.opened), dict(old.replaced)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tools.overlay.markdown import merge_document
 from tools.overlay.module import merge_module
 from tools.overlay.problems import OverlayError, Problem
+from tools.overlay.tidy import tidy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tools.overlay.definitions import Action, Change
+    from tools.overlay.changes import Action, Change
 
 STAMP = ".overlay-merged"
 """A file beside the package in every tree written here: only such a tree is ever overwritten."""
@@ -24,7 +24,6 @@ PACKAGE = "zarr"
 DOCUMENTS = "docs"
 
 _VERSION_FILE = "zarr/_version.py"
-_MERGERS = {".py": merge_module, ".md": merge_document}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,8 @@ class Part:
     new: bool
     """Whether upstream lacks the file."""
     changes: tuple[Change, ...] = ()
+    composed: bool = False
+    """Whether it is a module that was put together, and is to be laid out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,12 @@ def files(root: Path, folder: str) -> Iterator[str]:
 
 
 def plan(
-    upstream: Path, overlay: Path, *, folder: str = PACKAGE, version: str | None = None
+    upstream: Path,
+    overlay: Path,
+    *,
+    folder: str = PACKAGE,
+    version: str | None = None,
+    lay_out: bool = True,
 ) -> Plan:
     """Merge a folder of the overlay into upstream's, in memory.
 
@@ -104,6 +110,8 @@ def plan(
         The folder: the package if left out.
     version : str, optional
         What `zarr.__version__` is to be; upstream's where it is left out.
+    lay_out : bool
+        Whether ruff lays out what is merged.
 
     Returns
     -------
@@ -113,21 +121,36 @@ def plan(
     parts: dict[str, Part] = {}
     problems: list[Problem] = []
     for path in files(overlay, folder):
-        theirs, mine = upstream / path, overlay / path
-        part, wrong = merge_file(
-            theirs.read_bytes() if theirs.exists() else None, mine.read_bytes(), path=path
-        )
+        theirs = upstream / path
+        before = theirs.read_bytes() if theirs.exists() else None
+        part, wrong = merge_file(before, (overlay / path).read_bytes(), path=path)
         if part:
             parts[path] = part
         problems += wrong
+    if lay_out and not problems:
+        parts = laid_out(parts)
     if version and folder == PACKAGE and (upstream / _VERSION_FILE).exists():
-        text = versioned(_read(upstream / _VERSION_FILE), version)
+        text = versioned((upstream / _VERSION_FILE).read_bytes().decode(), version)
         parts[_VERSION_FILE] = Part(text.encode(), new=False)
     return Plan(folder, parts, tuple(problems))
 
 
+def laid_out(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Let ruff lay out the modules that were put together."""
+    texts = {path: part.content.decode() for path, part in parts.items() if part.composed}
+    return {
+        **parts,
+        **{path: replace(parts[path], content=t.encode()) for path, t in tidy(texts).items()},
+    }
+
+
 def merge_file(
-    upstream: bytes | None, overlay: bytes, *, path: str
+    upstream: bytes | None,
+    overlay: bytes,
+    *,
+    path: str,
+    keep: Callable[[str], bool] | None = None,
+    forms: Sequence[str] = (),
 ) -> tuple[Part | None, tuple[Problem, ...]]:
     """Merge one file of the overlay into upstream's.
 
@@ -139,20 +162,30 @@ def merge_file(
         The overlay's.
     path : str
         Its path, which tells by its suffix how it merges, for messages too.
+    keep : callable, optional
+        Tells by its name whether a definition or section is merged: all are if left out.
+    forms : Sequence of str
+        For a module, other forms of definitions that are not kept.
 
     Returns
     -------
     tuple
         What becomes of the file, `None` if it cannot be merged at all, and what was wrong.
     """
-    if upstream is None:
+    new = upstream is None
+    if new and keep is None:
         return Part(overlay, new=True), ()
-    merge = _MERGERS.get(PurePosixPath(path).suffix)
-    if merge is None:
+    kept, theirs = keep or (lambda name: True), None if upstream is None else upstream.decode()
+    if path.endswith(".py"):
+        merged = merge_module(theirs, overlay.decode(), path=path, keep=kept, forms=forms)
+    elif path.endswith(".md"):
+        merged = merge_document(theirs, overlay.decode(), path=path, keep=kept)
+    else:
         what = "upstream has this file, and files of its kind do not merge"
         return None, (Problem(path, what, "remove it"),)
-    merged = merge(upstream.decode(), overlay.decode(), path=path)
-    return Part(merged.text.encode(), new=False, changes=merged.changes), merged.problems
+    composed = path.endswith(".py") and merged.text != theirs
+    part = Part(merged.text.encode(), new, merged.changes, composed=composed)
+    return part, merged.problems
 
 
 def versioned(text: str, version: str) -> str:
@@ -246,7 +279,3 @@ def materialise(plan: Plan, upstream: Path, into: Path) -> list[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     return log
-
-
-def _read(path: Path) -> str:
-    return path.read_bytes().decode()

@@ -104,7 +104,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that has what a build requires, for builds without isolation."""
     python = make_environment(tmp_path_factory.mktemp("builder") / "venv")
-    pip(python, "install", "hatchling", "libcst")
+    pip(python, "install", "hatchling", "ruff==0.16.9")
     pip(python, "install", "--no-deps", f"zarr=={Project().pinned}")
     return python
 

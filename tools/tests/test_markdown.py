@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.overlay.definitions import Change
+from tools.overlay.changes import Change
 from tools.overlay.markdown import headings, merge_document
 
 UPSTREAM = """\
