@@ -122,10 +122,9 @@ def _header_end(piece: Piece) -> int:
     node = piece.class_
     if node is None:
         return piece.head
-    parts: list[ast.expr | ast.keyword | ast.type_param] = [
-        *(*node.bases, *node.keywords, *node.type_params),
-    ]
-    last = max([node.lineno, *(part.end_lineno or 0 for part in parts)])
+    ends = [part.end_lineno or 0 for part in (*node.bases, *node.keywords)]
+    ends += [part.end_lineno for part in node.type_params]
+    last = max([node.lineno, *ends])
     while last < node.body[0].lineno:
         if piece.lines[last - 1].partition("#")[0].rstrip().endswith(":"):
             break
