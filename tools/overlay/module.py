@@ -181,7 +181,9 @@ class _Merge:
         lines: list[str] = []
         for piece in scope.pieces:
             if not piece.names:
-                if within or _is_import(piece) or not self.gone & piece.uses():
+                if _is_import(piece):
+                    lines += piece.above + _closed_up(piece.own)
+                elif within or not self.gone & piece.uses():
                     lines += piece.above + piece.own
             elif not within and piece.name == EXPORTS:
                 lines += self._exported(piece, scope)
@@ -433,13 +435,19 @@ def _notes(piece: Piece) -> list[str]:
     return lines
 
 
+def _closed_up(imports: list[str]) -> list[str]:
+    """Take out the commas that keep a list of names on lines of their own, which may not be needed."""
+    text = "".join(imports)
+    return imports if "#" in text else [re.sub(r",\s*\)", ")", text)]
+
+
 def _gap(piece: Piece, before: Piece | None, *, first: bool) -> int:
     """Return how many blank lines go above a new definition: ruff adds what is lacking."""
     if piece.is_block:
         return 2
     if not first:
         return bool(piece.above and not piece.above[0].strip())
-    alike = before is not None and before.names and not before.is_block
+    alike = before is not None and before.names and piece.is_alias == before.is_alias
     return not alike or len(piece.nodes) > 1 or bool(_notes(piece))
 
 

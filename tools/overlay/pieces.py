@@ -52,6 +52,11 @@ class Piece:
         return list(self.lines[self.head : self.end])
 
     @property
+    def is_alias(self) -> bool:
+        """Whether it is a `type` statement."""
+        return isinstance(self.nodes[0], ast.TypeAlias)
+
+    @property
     def class_(self) -> ast.ClassDef | None:
         """The class that it is, if it is one."""
         node = self.nodes[0]
@@ -122,9 +127,7 @@ def _header_end(piece: Piece) -> int:
     node = piece.class_
     if node is None:
         return piece.head
-    ends = [part.end_lineno or 0 for part in (*node.bases, *node.keywords)]
-    ends += [part.end_lineno for part in node.type_params]
-    last = max([node.lineno, *ends])
+    last = node.lineno
     while last < node.body[0].lineno:
         if piece.lines[last - 1].partition("#")[0].rstrip().endswith(":"):
             break

@@ -7,7 +7,6 @@ import importlib.metadata
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tools import installer
 from tools.overlay.problems import OverlayError, Problem
 
 if TYPE_CHECKING:
@@ -133,24 +133,19 @@ def fetch(version: str, kind: Kind, into: Path, *, sha256: str | None = None) ->
     if not archive.exists():
         into.mkdir(parents=True, exist_ok=True)
         only = ["--only-binary", ":all:"] if kind == "wheel" else ["--no-binary", "zarr"]
-        command = [
-            "download",
-            "--quiet",
-            "--no-deps",
-            *only,
-            "--dest",
-            str(into),
-            f"zarr=={version}",
-        ]
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", *command], capture_output=True, text=True, check=False
-        )
+        what = ["--dest", str(into), f"zarr=={version}"]
+        try:
+            command = [*installer.pip(), "download", "--quiet", "--no-deps", *only, *what]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said = done.stderr.strip() or done.stdout.strip()
+        except LookupError as error:
+            said = str(error)
         if not archive.exists():
             raise OverlayError(
                 [
                     Problem(
                         name,
-                        f"cannot be downloaded with pip: {done.stderr.strip() or done.stdout.strip()}",
+                        f"cannot be downloaded with pip: {said}",
                         "see to it that pip reaches the registry, or pass --upstream",
                     )
                 ]

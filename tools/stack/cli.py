@@ -18,45 +18,45 @@ from tools.overlay.project import ROOT, Project
 from tools.stack import branches, repository
 from tools.stack import check as checks
 from tools.stack import rebase as rebasing
-from tools.stack.cut import Stack
-from tools.stack.diffstat import measure
+from tools.stack.cut import FIRST_NUMBER, Stack
 from tools.stack.manifest import NAME, load
 from tools.stack.verify import prepare, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tools.stack.branches import Branch
+    from tools.stack.branches import Made
     from tools.stack.repository import Repository
 
 type Command = Callable[[Project, argparse.Namespace], int | None]
 
 
 def show(project: Project, options: argparse.Namespace) -> None:
-    """List the pull requests, and what each does to which file."""
-    stack = _stack(project, options)
-    stats = [measure(stack.diff(n)) for n in range(len(stack.manifest.pull_requests))]
-    print("\n".join([*checks.contents(stack, stats), *checks.table(stack, stats)]))
+    """List the pull requests, what each does to which file, and how many lines that are."""
+    checkout, made = _made(project, options)
+    print("\n".join([*checks.contents(made, checkout), *checks.table(made, checkout)]))
 
 
 def check(project: Project, options: argparse.Namespace) -> None:
     """See to it that all the fork has belongs to one pull request, and that each is small and stands alone."""
-    stack = _stack(project, options)
-    print("\n".join(checks.table(stack, checks.check(stack))))
+    checkout, made = _made(project, options)
+    print("\n".join(checks.table(made, checkout)))
+    with checkout.files(made.base) as folder:
+        checks.expect_sound(Stack(project, folder), made, checkout)
 
 
 def build(project: Project, options: argparse.Namespace) -> None:
-    """Make the branches on a checkout of zarr-python, each one commit on top of the one before."""
-    checkout, made = _commits(project, options)
+    """Make the branches on a checkout of zarr-python: one commit each, on top of those that it needs."""
+    checkout, made = _made(project, options)
     # A checkout that was made here has no branches but those.
     branches.build(checkout, made, force=options.force or options.checkout is None)
-    rows = [(branch.pull_request.branch, branch.commit) for branch in made]
+    rows = [(branch.name, branch.commit) for branch in made.branches]
     print("\n".join([f"in {checkout.path}:", *checks.aligned(rows)]))
 
 
 def export(project: Project, options: argparse.Namespace) -> None:
     """Write the branches as patches that `git am` applies to the base."""
-    checkout, made = _commits(project, options)
+    checkout, made = _made(project, options)
     into = options.into or _folder(project) / "patches"
     force = options.force or options.into is None
     print("\n".join(map(str, branches.export(checkout, made, into, force=force))))
@@ -64,17 +64,14 @@ def export(project: Project, options: argparse.Namespace) -> None:
 
 def verify(project: Project, options: argparse.Namespace) -> int:
     """Try each branch by itself: installed from source, linted and tested as upstream does it."""
-    checkout, base = _checkout(project, options)
-    made = branches.commits(project, checkout, base, checkout.nobody(base))
-    verification = prepare(
-        project, checkout, made, options.release or project.pinned, suite=options.suite
-    )
-    names = [branch.pull_request.branch for branch in verification.made]
-    if options.branch:
-        manifest = load(project.root / NAME)
-        names = [names[manifest.number(name)] for name in options.branch]
+    manifest = load(project.root / NAME)
+    numbers = [manifest.number(name) for name in options.branch or ()]
+    names = [manifest.pull_requests[number].branch for number in numbers]
+    checkout, made = _made(project, options)
+    version = options.release or project.pinned
     with alone():
-        verdicts = verification.run(names)
+        verification = prepare(project, checkout, made, version, suite=options.suite)
+        verdicts = verification.run(names or [branch.name for branch in made.branches])
     print("\n".join(["", *table(verification, verdicts)]))
     return not all(verdict.good for verdict in verdicts)
 
@@ -85,7 +82,7 @@ def rebase(project: Project, options: argparse.Namespace) -> int:
     old = suite.unpacked(project)
     sdist = upstream.fetch(version, "sdist", project.downloads)
     new = upstream.unpack(sdist, project.downloads)
-    report = rebasing.compare(Stack(project, old), old, new, version)
+    report = rebasing.compare(Stack(project, old), new, version)
     print("\n".join(rebasing.lines(report)))
     if options.accept:
         wheel = upstream.fetch(version, "wheel", project.downloads)
@@ -97,44 +94,41 @@ def rebase(project: Project, options: argparse.Namespace) -> int:
     return bool(report.findings)
 
 
-def _stack(project: Project, options: argparse.Namespace) -> Stack:
-    """Cut against the sources that were named, or those of the pinned release."""
-    if options.upstream is None:
-        return Stack(project, suite.unpacked(project))
-    found = upstream.at(options.upstream, unpack_into=project.downloads)
-    project.expect(found, where=str(options.upstream))
-    return Stack(project, found.root.parent)
-
-
 def _folder(project: Project) -> Path:
     return project.root / "build" / "stack"
 
 
-def _checkout(project: Project, options: argparse.Namespace) -> tuple[Repository, str]:
-    """Return the checkout, and the commit to start from."""
+def _made(project: Project, options: argparse.Namespace) -> tuple[Repository, Made]:
+    """Make the commits on the checkout that is meant."""
     version = options.release or project.pinned
     if options.checkout is None:
         checkout = repository.of_release(project, version, _folder(project))
     else:
         checkout = repository.at(options.checkout)
         checkout.expect_clean()
-    return checkout, checkout.commit(options.base or f"v{version}")
-
-
-def _commits(project: Project, options: argparse.Namespace) -> tuple[Repository, list[Branch]]:
-    checkout, base = _checkout(project, options)
-    who = checkout.identity(base=base, author=options.author, date=options.date)
-    return checkout, branches.commits(project, checkout, base, who)
-
-
-def _with_upstream(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--upstream",
-        type=Path,
-        metavar="PATH",
-        help="the source distribution of zarr, packed or not; left out, the pinned one, which is kept "
-        "in build/upstream",
+    base = checkout.commit(options.base or f"v{version}")
+    sent = "author" in options
+    who = (
+        checkout.identity(base=base, author=options.author, date=options.date)
+        if sent
+        else checkout.nobody(base)
     )
+    numbers = dict(options.number) if sent else {}
+    manifest = load(project.root / NAME)
+    numbers = {
+        manifest.pull_requests[manifest.number(name)].branch: n for name, n in numbers.items()
+    }
+    first = options.first_number if sent else FIRST_NUMBER
+    return checkout, branches.commits(
+        project, checkout, base, who, first_number=first, numbers=numbers
+    )
+
+
+def _number(text: str) -> tuple[str, int]:
+    branch, _, number = text.rpartition("=")
+    if not branch or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"`{text}` is not BRANCH=NUMBER")
+    return branch, int(number)
 
 
 def _with_base(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +152,7 @@ def _with_base(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _with_author(parser: argparse.ArgumentParser) -> None:
+def _with_sending(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--author",
         metavar="AUTHOR",
@@ -170,6 +164,26 @@ def _with_author(parser: argparse.ArgumentParser) -> None:
         help="the date of the commits; that of the base if left out, so that building twice gives the "
         "same commits",
     )
+    parser.add_argument(
+        "--number",
+        type=_number,
+        action="append",
+        default=[],
+        metavar="BRANCH=NUMBER",
+        help="the number that a pull request has, for the names of its change fragments; may be given "
+        "more than once",
+    )
+    parser.add_argument(
+        "--first-number",
+        type=int,
+        default=FIRST_NUMBER,
+        metavar="NUMBER",
+        help="the number of the first pull request, for those without --number: the second has the "
+        f"next, and so on; {FIRST_NUMBER} if left out",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace branches, or patches, that are there"
+    )
 
 
 def _with_branches(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +194,7 @@ def _with_branches(parser: argparse.ArgumentParser) -> None:
         help="verify this one alone; may be given more than once",
     )
     parser.add_argument(
-        "--suite", action="store_true", help="run upstream's whole suite at the tip too"
+        "--suite", action="store_true", help="run upstream's whole suite on all series together too"
     )
 
 
@@ -191,12 +205,6 @@ def _with_version(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the release into pyproject.toml and its fingerprints into overlay.lock, once all "
         "applies and what drifted has been carried over",
-    )
-
-
-def _with_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--force", action="store_true", help="replace branches, or patches, that are there"
     )
 
 
@@ -227,10 +235,10 @@ def _ended_in_order() -> Iterator[None]:
 
 
 _COMMANDS: dict[str, tuple[Command, tuple[Callable[[argparse.ArgumentParser], None], ...]]] = {
-    "show": (show, (_with_upstream,)),
-    "check": (check, (_with_upstream,)),
-    "build": (build, (_with_base, _with_author, _with_force)),
-    "export": (export, (_with_base, _with_author, _with_into, _with_force)),
+    "show": (show, (_with_base,)),
+    "check": (check, (_with_base,)),
+    "build": (build, (_with_base, _with_sending)),
+    "export": (export, (_with_base, _with_sending, _with_into)),
     "rebase": (rebase, (_with_version,)),
     "verify": (verify, (_with_base, _with_branches)),
 }

@@ -1,4 +1,4 @@
-"""`stack.toml`: the pull requests in their order, and what belongs to each."""
+"""`stack.toml`: the series of pull requests, in their order, and what belongs to each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "stack.toml"
+TITLE = 72
+"""How long a title may be, and a line of the text."""
+HEADINGS = ("## Summary", "## For reviewers")
+"""The headings of upstream's template that the text has, in this order. The template's others, `## Author
+attestation` and `## TODO`, are the same for every pull request: they belong into `closing`."""
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9_-])*")
+_TITLE = re.compile(
+    r"(build|chore|ci|docs|feat|fix|perf|refactor|style|test)(\([\w, -]+\))?!?: \S.*"
+)
 # What `git am` takes for the end of the message.
 _CUTS = re.compile(r"^(---\s*$|diff -|Index: )", re.MULTILINE)
-_FRAGMENT = re.compile(r"(\d+|\+[a-z0-9-]+)\.(feature|bugfix|doc|removal|misc)(\.\d+)?\.md")
 
 
 class StackError(OverlayError):
@@ -28,12 +35,27 @@ class StackError(OverlayError):
 
 
 @dataclass(frozen=True, slots=True)
+class Series:
+    """Pull requests on top of each other. The first series stands on upstream, the others on the first."""
+
+    name: str
+    most_added_in_src: int
+    """How many lines its branches may add in `src/`, all together."""
+    most_added_in_tests: int
+    most_added_by_branch: int
+    """How many lines each of them may add in `src/`."""
+
+
+@dataclass(frozen=True, slots=True)
 class PullRequest:
     """One pull request."""
 
     branch: str
+    series: str
     title: str
     text: str
+    most_added: int
+    """How many lines it may add in `src/`."""
     issues: tuple[int, ...] = ()
     """The issues of zarr-python that it answers."""
     definitions: tuple[str, ...] = ()
@@ -43,7 +65,7 @@ class PullRequest:
     docs: tuple[str, ...] = ()
     """`docs/user-guide/storage.md#Heading`, or a whole file."""
     fragments: tuple[str, ...] = ()
-    """Files of `changes/`."""
+    """Files of `changes/`, `get-many.feature.md`: on the branch the number of the pull request stands first."""
     upstream_tests: tuple[str, ...] = ()
     """Upstream's tests of the modules that it touches."""
 
@@ -60,6 +82,17 @@ class PullRequest:
             yield name, name
         for name in self.fragments:
             yield name, f"changes/{name}"
+
+    def fragment_paths(self, number: int) -> dict[str, str]:
+        """Return by the path that each fragment has here its path on the branch of a pull request."""
+        kinds: list[str] = []
+        paths: dict[str, str] = {}
+        for name in self.fragments:
+            kind = name.split(".")[1]
+            again = f".{kinds.count(kind)}" if kind in kinds else ""
+            paths[f"changes/{name}"] = f"changes/{number}.{kind}{again}.md"
+            kinds.append(kind)
+        return paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +111,16 @@ class Compatible:
 class Manifest:
     """The contents of `stack.toml`."""
 
+    series: tuple[Series, ...]
     pull_requests: tuple[PullRequest, ...]
-    most_added_lines: int
-    """How many lines a branch may add in `src/`."""
+    """Those of the first series first."""
     own: tuple[str, ...] = ()
     """Files that stay with the fork."""
     compatible: tuple[Compatible, ...] = ()
     """What may be replaced in other releases too."""
 
     def number(self, branch: str) -> int:
-        """Return the index of the pull request with a branch.
-
-        Parameters
-        ----------
-        branch : str
-            The branch, or what follows its last slash.
-
-        Returns
-        -------
-        int
-            The index.
-
-        Raises
-        ------
-        StackError
-            If there is none, or more than one.
-        """
+        """Return the index of the pull request with a branch, or with what follows its last slash."""
         found = [
             index
             for index, pull_request in enumerate(self.pull_requests)
@@ -115,20 +132,26 @@ class Manifest:
         what = "more than one branch" if found else "no branch"
         raise StackError([Problem(NAME, f"`{branch}` names {what}", f"name one of {names}")])
 
+    def below(self, number: int) -> tuple[int, ...]:
+        """Return the indexes of the pull requests that one stands on, the nearest last."""
+        series = (self.series[0].name, self.pull_requests[number].series)
+        return tuple(n for n in range(number) if self.pull_requests[n].series in series)
+
+    def tips(self) -> list[int]:
+        """Return the index of the last pull request of each series that has any."""
+        last = {request.series: number for number, request in enumerate(self.pull_requests)}
+        return list(last.values())
+
 
 _LISTS = {
-    "definitions": "Python files of `src/`, `zarr/abc/store.py::Store.get_many`",
-    "tests": "files of `tests/`",
-    "docs": "files of `docs/`, `docs/user-guide/storage.md#Heading`",
-    "fragments": "file names in `changes/`, `1234.feature.md`, or `+name.feature.md` where there is no issue",
-    "upstream_tests": "files of upstream's `tests/`",
-}
-_FORMS = {
-    "definitions": re.compile(r"zarr/[^#]+"),
-    "tests": re.compile(r"tests/[^#]+"),
-    "docs": re.compile(r"docs/[^#]+(#.+)?"),
-    "fragments": _FRAGMENT,
-    "upstream_tests": re.compile(r"tests/[^#]+"),
+    "definitions": (r"zarr/[^#]+", "Python files of `src/`, `zarr/abc/store.py::Store.get_many`"),
+    "tests": (r"tests/[^#]+", "files of `tests/`"),
+    "docs": (r"docs/[^#]+(#.+)?", "files of `docs/`, `docs/user-guide/storage.md#Heading`"),
+    "fragments": (
+        r"[\w+-]+\.(feature|bugfix|doc|removal|misc)(\.\d+)?\.md",
+        "file names in `changes/`, `get-many.feature.md`",
+    ),
+    "upstream_tests": (r"tests/[^#]+", "files of upstream's `tests/`"),
 }
 
 
@@ -145,6 +168,13 @@ class _Reader:
         for key in sorted(table.keys() - known):
             self.wrong(where, f"`{key}` is not known", f"the keys are {', '.join(sorted(known))}")
 
+    def tables(self, table: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        listed = table.get(key, [])
+        if isinstance(listed, list) and all(isinstance(item, dict) for item in listed):
+            return listed
+        self.wrong("top level", f"`{key}` is no list of tables", f"write `[[{key}]]`")
+        return []
+
     def text(self, where: str, table: dict[str, Any], key: str) -> str:
         value = table.get(key)
         if isinstance(value, str) and value.strip():
@@ -152,65 +182,80 @@ class _Reader:
         self.wrong(where, f"`{key}` is not given as text", f'write `{key} = "..."`')
         return ""
 
+    def count(self, where: str, table: dict[str, Any], key: str) -> int:
+        value = table.get(key)
+        if type(value) is int and value >= 1:
+            return value
+        self.wrong(where, f"`{key}` is not given", "write a number of lines")
+        return 1
+
     def strings(self, where: str, table: dict[str, Any], key: str) -> tuple[str, ...]:
         value = table.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self.wrong(where, f"`{key}` is not a list of strings", f'write `{key} = ["..."]`')
             return ()
+        form, said = _LISTS.get(key, ("(?s:.*)", ""))
         for item in value:
-            if key in _FORMS and not _FORMS[key].fullmatch(item):
-                self.wrong(where, f"`{item}` under `{key}` has another form", f"list {_LISTS[key]}")
+            if not re.fullmatch(form, item):
+                self.wrong(where, f"`{item}` under `{key}` has another form", f"list {said}")
         return tuple(value)
 
-    def compatible(self, listed: object) -> tuple[Compatible, ...]:
-        if not isinstance(listed, list) or not all(isinstance(table, dict) for table in listed):
-            self.wrong("top level", "`compatible` is no list", "write `[[compatible]]`")
-            return ()
-        names = [f.name for f in fields(Compatible)]
-        found: list[Compatible] = []
-        for table in listed:
-            self.unknown("compatible", table, set(names))
-            found.append(Compatible(*(self.text("compatible", table, name) for name in names)))
-        return tuple(found)
+    def series(self, table: dict[str, Any]) -> Series:
+        keys = [f.name.replace("_", "-") for f in fields(Series)]
+        name = self.text("series", table, "name")
+        self.unknown(f"series {name}", table, set(keys))
+        return Series(name, *(self.count(f"series {name}", table, key) for key in keys[1:]))
 
-    def pull_request(self, number: int, table: dict[str, Any]) -> PullRequest:
+    def pull_request(
+        self, number: int, table: dict[str, Any], known: list[Series], closing: str
+    ) -> PullRequest:
         branch = table.get("branch")
         where = branch if isinstance(branch, str) and branch else f"pull request {number}"
-        self.unknown(where, table, {f.name for f in fields(PullRequest)})
-        branch, title, text = (self.text(where, table, key) for key in ("branch", "title", "text"))
+        keys = {f.name for f in fields(PullRequest)} - {"most_added"} | {"most-added"}
+        self.unknown(where, table, keys)
+        branch, name, title, text = (
+            self.text(where, table, key) for key in ("branch", "series", "title", "text")
+        )
         if branch and not _BRANCH.fullmatch(branch):
             self.wrong(where, "that is no name for a branch", "use letters, digits, `-` and `/`")
-        if "\n" in title.strip():
-            self.wrong(where, "the title has more than one line", "keep the rest for `text`")
-        if _CUTS.search(text):
-            self.wrong(
-                where, "the text has a line that ends the message of a patch", "write it otherwise"
-            )
+        if title and not (_TITLE.fullmatch(title) and len(title) <= TITLE):
+            what = f"the title is no Conventional Commit of at most {TITLE} characters"
+            self.wrong(where, what, "write `feat(store): add ...`")
+        self.body(where, text)
+        series = next((each for each in known if each.name == name), None)
+        if series is None and name:
+            self.wrong(where, f"`{name}` is no series", f"name one of {[s.name for s in known]}")
+        most = series.most_added_by_branch if series else 1
+        if "most-added" in table:
+            most = min(most, self.count(where, table, "most-added"))
         issues = table.get("issues", [])
         if not isinstance(issues, list) or not all(type(issue) is int for issue in issues):
             self.wrong(where, "`issues` is not a list of numbers", "write `issues = [1234]`")
             issues = []
-        return PullRequest(
-            branch,
-            title,
-            text,
-            tuple(issues),
-            **{key: self.strings(where, table, key) for key in _LISTS},
-        )
+        lists = {key: self.strings(where, table, key) for key in _LISTS}
+        text = "\n\n".join(part.strip() for part in (text, closing) if part.strip())
+        return PullRequest(branch, name, title, text, most, tuple(issues), **lists)
+
+    def body(self, where: str, text: str) -> None:
+        """Look at the form of a text."""
+        lines = text.splitlines()
+        if text and [line for line in lines if line in HEADINGS] != list(HEADINGS):
+            self.wrong(
+                where, f"the text lacks {' or '.join(HEADINGS)}", "write both, in this order"
+            )
+        if _CUTS.search(text):
+            self.wrong(
+                where, "the text has a line that ends the message of a patch", "write it otherwise"
+            )
+        for line in lines:
+            breakable = " " in line.strip().removeprefix("- ") and line.lstrip()[:1] != "|"
+            if len(line) > TITLE and breakable:
+                what = f"a line has more than {TITLE} characters: {line}"
+                self.wrong(where, what, "wrap it")
 
 
 def load(path: Path) -> Manifest:
     """Read `stack.toml`.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    Manifest
-        What it says.
 
     Raises
     ------
@@ -224,21 +269,27 @@ def load(path: Path) -> Manifest:
     except tomllib.TOMLDecodeError as error:
         raise StackError([Problem(NAME, f"is not TOML: {error}", "see there")]) from None
     reader = _Reader()
-    reader.unknown("top level", table, {"pull_request", "most-added-lines", "own", "compatible"})
-    most = table.get("most-added-lines")
-    if type(most) is not int or most < 1:
-        reader.wrong("top level", "`most-added-lines` is not given", "write a number of lines")
-        most = 1
-    listed = table.get("pull_request")
-    if not isinstance(listed, list) or not listed or not all(isinstance(t, dict) for t in listed):
-        reader.wrong("top level", "it names no pull request", "write a `[[pull_request]]`")
-        listed = []
+    reader.unknown("top level", table, {"series", "pull_request", "own", "compatible", "closing"})
+    series = [reader.series(entry) for entry in reader.tables(table, "series")]
+    listed = reader.tables(table, "pull_request")
+    for what, found in (("series", series), ("pull_request", listed)):
+        if not found:
+            reader.wrong("top level", f"it names no {what}", f"write a `[[{what}]]`")
     own = reader.strings("top level", table, "own")
-    compatible = reader.compatible(table.get("compatible", []))
-    found = tuple(reader.pull_request(number, entry) for number, entry in enumerate(listed, 1))
-    branches = [pull_request.branch for pull_request in found]
+    names = [f.name for f in fields(Compatible)]
+    compatible: list[Compatible] = []
+    for entry in reader.tables(table, "compatible"):
+        reader.unknown("compatible", entry, set(names))
+        compatible.append(Compatible(*(reader.text("compatible", entry, n) for n in names)))
+    closing = reader.text("top level", table, "closing") if "closing" in table else ""
+    requests = [reader.pull_request(n, e, series, closing) for n, e in enumerate(listed, 1)]
+    branches = [pull_request.branch for pull_request in requests]
     for branch in sorted({branch for branch in branches if branch and branches.count(branch) > 1}):
         reader.wrong(branch, "two pull requests have this branch", "rename one of them")
+    order = {each.name: number for number, each in enumerate(series)}
+    if len(order) < len(series):
+        reader.wrong("top level", "two series have one name", "rename one of them")
     if reader.problems:
         raise StackError(reader.problems)
-    return Manifest(found, most, own, compatible)
+    requests.sort(key=lambda request: order[request.series])
+    return Manifest(tuple(series), tuple(requests), own, tuple(compatible))

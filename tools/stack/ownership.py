@@ -5,23 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tools.overlay.problems import Problem
+from tools.stack.leaves import defined
 from tools.stack.manifest import NAME, StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from tools.stack.leaves import Leaf
     from tools.stack.manifest import Manifest
 
 
-def assign(manifest: Manifest, leaves: Iterable[Leaf]) -> dict[Leaf, int]:
+def assign(manifest: Manifest, leaves: Sequence[Leaf]) -> dict[Leaf, int]:
     """Find the pull request of each leaf: that which names it, or else the nearest that encloses it.
 
     Parameters
     ----------
     manifest : Manifest
         What `stack.toml` says.
-    leaves : Iterable of Leaf
+    leaves : Sequence of Leaf
         All that the fork has.
 
     Returns
@@ -35,82 +37,105 @@ def assign(manifest: Manifest, leaves: Iterable[Leaf]) -> dict[Leaf, int]:
         If something belongs to no pull request or to two, if a pull request names what there is not, or
         if something comes before what encloses it.
     """
+    requests = manifest.pull_requests
     problems: list[Problem] = []
-    claimed = _claims(manifest, problems)
-    waiting = dict.fromkeys([*claimed, *manifest.own])
-    known: set[str] = set()
+    claimed: dict[str, int] = {}
+    for index, request in enumerate(requests):
+        for said, selector in request.selectors():
+            other = claimed.setdefault(selector, index)
+            if other != index or list(request.selectors()).count((said, selector)) > 1:
+                what = f"`{said}` belongs to {requests[other].branch} and to {request.branch}"
+                problems.append(Problem(f"{NAME}, {request.branch}", what, "keep one of the two"))
     owners: dict[Leaf, int] = {}
-    homeless: list[Leaf] = []
+    used: set[str] = set()
+    homeless: dict[str, None] = {}
     for leaf in leaves:
-        known.update(leaf.selectors())
+        nearest = next((s for s in leaf.selectors() if s in claimed), None)
         if leaf.path in manifest.own:
-            waiting.pop(leaf.path, None)
-            continue
-        selector = next((s for s in leaf.selectors() if s in claimed), None)
-        if selector is None:
-            homeless.append(leaf)
-            continue
-        waiting.pop(selector, None)
-        owners[leaf] = claimed[selector]
-    problems += _homeless(homeless, {leaf.path for leaf in owners})
-    for selector in waiting:
-        where = manifest.pull_requests[claimed[selector]].branch if selector in claimed else "own"
-        problems.append(
-            Problem(
-                f"{NAME}, {where}",
-                f"`{selector}` names nothing that is not named more closely"
-                if selector in known
-                else f"`{selector}` names nothing that the fork has",
-                "remove it, or correct the name",
-            )
-        )
+            used.add(leaf.path)
+        elif nearest is None:
+            homeless[str(leaf)] = None
+        else:
+            used.add(nearest)
+            owners[leaf] = claimed[nearest]
+    problems += (
+        Problem(name, "belongs to no pull request", f"name it, or its file, in {NAME}")
+        for name in homeless
+    )
+    for selector in dict.fromkeys([*claimed, *manifest.own]):
+        if selector not in used:
+            where = requests[claimed[selector]].branch if selector in claimed else "own"
+            what = f"`{selector}` names nothing, or nothing that is not named more closely"
+            problems.append(Problem(f"{NAME}, {where}", what, "remove it, or correct the name"))
     problems += _too_early(manifest, owners)
     if problems:
         raise StackError(problems)
     return owners
 
 
-def _claims(manifest: Manifest, problems: list[Problem]) -> dict[str, int]:
-    """Return the pull request that gives each name, by the name with its path in upstream's checkout."""
-    claimed: dict[str, int] = {}
-    for index, pull_request in enumerate(manifest.pull_requests):
-        for said, selector in pull_request.selectors():
-            if selector in claimed:
-                other = manifest.pull_requests[claimed[selector]].branch
-                twice = "twice" if other == pull_request.branch else f"and so does {other}"
-                problems.append(
-                    Problem(
-                        f"{NAME}, {pull_request.branch}",
-                        f"it names `{said}` {twice}",
-                        "keep one of the two",
-                    )
-                )
-            claimed.setdefault(selector, index)
-    return claimed
-
-
-def _homeless(leaves: Sequence[Leaf], paths: Collection[str]) -> Iterable[Problem]:
-    """Report what belongs to no pull request: a file, a class or a section as one."""
-    names = {(leaf.path, leaf.name) for leaf in leaves}
-    told = [
-        str(leaf) if leaf.path in paths else leaf.path
-        for leaf in leaves
-        if leaf.path not in paths or not any((leaf.path, name) in names for name in leaf.above)
-    ]
-    for name in dict.fromkeys(told):
-        yield Problem(name, "belongs to no pull request", f"name it, or its file, in {NAME}")
-
-
-def _too_early(manifest: Manifest, owners: Mapping[Leaf, int]) -> Iterable[Problem]:
-    """Report each leaf that comes before the new class or section that encloses it."""
+def _too_early(manifest: Manifest, owners: Mapping[Leaf, int]) -> Iterator[Problem]:
+    """Report each leaf whose branch does not have the new class or section that encloses it."""
     by_name = {(leaf.path, leaf.name): index for leaf, index in owners.items()}
     for leaf, index in owners.items():
         for name in leaf.above:
             around = by_name.get((leaf.path, name), index)
-            if around > index:
+            if around not in (index, *manifest.below(index)):
                 yield Problem(
                     str(leaf),
-                    f"belongs to {manifest.pull_requests[index].branch}, but `{name}`, which encloses "
-                    f"it, to {manifest.pull_requests[around].branch}, which comes later",
+                    f"belongs to {manifest.pull_requests[index].branch}, which does not have `{name}`, "
+                    f"which encloses it, of {manifest.pull_requests[around].branch}",
                     "let the earlier one bring what encloses",
                 )
+
+
+def forms(
+    above: Path, manifest: Manifest, owners: Mapping[Leaf, int]
+) -> dict[tuple[int, str], str]:
+    """Read the definitions that a branch has in another form than the one that brings the overlay's.
+
+    Parameters
+    ----------
+    above : Path
+        The folder that holds one for each such branch, with modules at their paths.
+    manifest : Manifest
+        What `stack.toml` says.
+    owners : Mapping
+        The pull request of each leaf of the overlay.
+
+    Returns
+    -------
+    dict
+        By the index of the pull request and the path in upstream's checkout, the modules.
+
+    Raises
+    ------
+    StackError
+        If a file lies elsewhere, or defines what no later pull request has.
+    """
+    by_name = {(leaf.path, leaf.name): owner for leaf, owner in owners.items()}
+    found: dict[tuple[int, str], str] = {}
+    problems: list[Problem] = []
+    for file in sorted(path for path in above.rglob("*.*") if "__pycache__" not in path.parts):
+        place = file.relative_to(above).as_posix()
+        numbers = [
+            number
+            for number, request in enumerate(manifest.pull_requests)
+            if place.startswith(f"{request.branch}/") and file.suffix == ".py"
+        ]
+        if not numbers:
+            what = "is no module in the folder of a branch"
+            problems.append(Problem(place, what, f"move it to {above.name}/BRANCH/src/"))
+            continue
+        number = numbers[0]
+        path = place.removeprefix(f"{manifest.pull_requests[number].branch}/")
+        found[number, path] = file.read_text()
+        names = defined(found[number, path])
+        problems += (
+            Problem(f"{place}::{name}", "no later pull request has this definition", "remove it")
+            for name in sorted(names)
+            if by_name.get((path, name), -1) <= number
+            and not any(other.startswith(f"{name}.") for other in names)
+        )
+    if problems:
+        raise StackError(problems)
+    return found
