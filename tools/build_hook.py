@@ -44,13 +44,7 @@ class Metadata(MetadataHookInterface):
     """Gives the fork the metadata of the release."""
 
     def update(self, metadata_: dict[str, Any]) -> None:
-        """Fill in the fields that `pyproject.toml` leaves dynamic.
-
-        Parameters
-        ----------
-        metadata_ : dict
-            The `project` table.
-        """
+        """Fill in the fields of the `project` table that `pyproject.toml` leaves dynamic."""
         project = Project(Path(self.root))
         with _without_traceback():
             found = _release(project)
@@ -61,15 +55,7 @@ class Package(BuildHookInterface[Any]):
     """Gives the wheel the merged package, or an editable install a folder with it."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Merge.
-
-        Parameters
-        ----------
-        version : str
-            `standard` or `editable`.
-        build_data : dict
-            What hatchling lets a hook change: the files of the wheel among it.
-        """
+        """Merge, for a wheel (`version` is `standard`) or an editable install (`editable`)."""
         project = Project(Path(self.root))
         with _without_traceback():
             found = _release(project)
@@ -84,17 +70,7 @@ class Package(BuildHookInterface[Any]):
         self._license(found)
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove what the wheel was packed from.
-
-        Parameters
-        ----------
-        version : str
-            `standard` or `editable`.
-        build_data : dict
-            As for `initialize`.
-        artifact_path : str
-            The wheel.
-        """
+        """Remove what the wheel was packed from."""
         if version != "editable":
             self._folder.cleanup()
 

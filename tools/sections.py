@@ -92,7 +92,7 @@ def _cover(trial: Trial, report: Report, data: Path) -> None:
     rows = covered.measure_all(trial.plan, trial.environment.packages.resolve(), files)
     print("\nCovered by the fork's tests, of what the overlay adds and replaces:\n")
     print("\n".join(covered.table(rows)), flush=True)
-    overlay = covered.Covered.total("the overlay", rows)
+    overlay = covered.total("the overlay", rows)
     if not overlay.enough():
         report.fail(f"they cover less than {covered.REQUIRED}% of the overlay")
 
@@ -176,16 +176,15 @@ def docs(trial: Trial, report: Report) -> None:
 def stack(trial: Trial, report: Report) -> None:
     """Cut the overlay into pull requests, make the branches, and try each of them."""
     project = trial.project
-    cut = Stack(project, trial.sdist)
-    print("\n".join([*check.table(cut, check.check(cut)), ""]), flush=True)
     for version in (OTHER_RELEASE, project.pinned):
         checkout = repository.of_release(project, version, BUILD / "stack")
         base = checkout.commit(f"v{version}")
         made = branches.commits(project, checkout, base, checkout.nobody(base))
         branches.build(checkout, made, force=True)
-        report.notes.append(f"{len(made)} branches on zarr {version}")
+        report.notes.append(f"{len(made.branches)} branches on zarr {version}")
+    check.expect_sound(Stack(project, trial.sdist), made, checkout)
     verification = verify.prepare(project, checkout, made, project.pinned)
-    verdicts = verification.run([branch.pull_request.branch for branch in verification.made])
+    verdicts = verification.run([branch.name for branch in made.branches])
     print("\n".join(["", *verify.table(verification, verdicts)]), flush=True)
     report.counts = total(verdict.counts for verdict in verdicts)
     if wrong := [f"{v.branch}: {v.wrong[0]}" for v in verdicts if not v.good]:
@@ -218,27 +217,11 @@ def run(
     pipeline: str,
     workers: int | None,
 ) -> int:
-    """Run the sections.
+    """Run the sections, all that have something to do if none is named, and return the exit status.
 
-    Parameters
-    ----------
-    environment : Environment
-        The environment that this program runs in; the fork is installed there.
-    sections : Sequence of str
-        Which ones; all that have something to do if empty.
-    arguments : Sequence of str
-        The arguments for pytest.
-    stock : bool
-        Whether to run upstream's suite on the release too.
-    pipeline : str
-        The codec pipeline for upstream's suite, `batched` or `fused`.
-    workers : int or None
-        How many processes share upstream's tests; `None` to choose.
-
-    Returns
-    -------
-    int
-        The exit status.
+    The fork is installed in `environment`, in which this program runs. `arguments` are for pytest, `pipeline`
+    is the codec pipeline for upstream's suite, and `workers` share the tests, as many as there are processors
+    if `None`. With `stock`, upstream's suite runs on the release too.
     """
     began = time.monotonic()
     project = Project()
@@ -290,20 +273,7 @@ def _tell_failures(report: Report, outcomes: Outcomes) -> None:
 
 
 def summary(reports: Sequence[Report], seconds: float) -> int:
-    """Print the table, and as the last line the counts of all tests.
-
-    Parameters
-    ----------
-    reports : Sequence of Report
-        What became of each section.
-    seconds : float
-        How long all of it took.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Print the table, and as the last line the counts of all tests; return the exit status."""
     print("\n==== summary\n")
     print(f"{'':12}{'':8}{'passed':>8}{'failed':>8}{'skipped':>9}{'xfailed':>9}{'seconds':>9}")
     for report in reports:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tools.environment import BUILD, ROOT, SetupError
-from tools.outcomes import Counts, function, losses, parted
+from tools.outcomes import Counts, function, parted
 from tools.overlay import upstream
 from tools.overlay.problems import OverlayError
 
@@ -63,27 +63,11 @@ def workplace(
     *,
     into: Path = BUILD / "suite",
 ) -> Path:
-    """Lay out upstream's checkout as if the installed zarr were what it holds.
+    """Lay out upstream's checkout as if the installed zarr were what it holds, and return the folder.
 
-    It is a fresh copy of the source distribution in which `src/zarr` is a copy of the installed
-    package: tests that read the sources, or build them, see what is tested. No test imports it from
-    there.
-
-    Parameters
-    ----------
-    sdist : Path
-        The unpacked source distribution.
-    environment : Environment
-        Where zarr is installed.
-    documents : Iterable of Plan
-        What the overlay makes of the documentation.
-    into : Path
-        The folder for such places; they are named like the environments.
-
-    Returns
-    -------
-    Path
-        The folder to run pytest, ruff and mypy in, with upstream's settings.
+    It is a fresh copy of the source distribution in which `src/zarr` is a copy of the installed package:
+    tests that read the sources, or build them, see what is tested. No test imports it from there. `documents`
+    is what the overlay makes of the documentation. Such places are named like the environments.
     """
     place = into / environment.path.name
     shutil.rmtree(place, ignore_errors=True)
@@ -130,18 +114,7 @@ class Record:
 
 
 def added_tests(definitions: Collection[str]) -> set[str]:
-    """Pick the tests that the overlay adds to `zarr.testing`: upstream's suite inherits them.
-
-    Parameters
-    ----------
-    definitions : Collection of str
-        What the overlay adds, `zarr/testing/store.py::StoreTests.test_get`.
-
-    Returns
-    -------
-    set of str
-        The names of the test functions.
-    """
+    """Pick the functions that the overlay adds to `zarr.testing`, whose tests upstream's suite inherits."""
     return {
         name.rpartition(".")[2]
         for path, _, name in (definition.partition("::") for definition in definitions)
@@ -152,19 +125,8 @@ def added_tests(definitions: Collection[str]) -> set[str]:
 def against_record(outcomes: Outcomes, added: Collection[str], expected: Counts) -> list[str]:
     """Compare a run on the fork with the recorded counts of the release.
 
-    Parameters
-    ----------
-    outcomes : Outcomes
-        The run.
-    added : Collection of str
-        The names of the test functions that the fork adds.
-    expected : Counts
-        What the release does.
-
-    Returns
-    -------
-    list of str
-        What is wrong, nothing if no test of upstream's does otherwise.
+    `added` names the test functions that the fork adds. Nothing comes back if no test of upstream's does
+    otherwise.
     """
     theirs, _ = parted(outcomes, lambda test: function(test) in added)
     counts = Counts.of(theirs)
@@ -178,21 +140,14 @@ def against_record(outcomes: Outcomes, added: Collection[str], expected: Counts)
 
 
 def against_stock(fork: Outcomes, stock: Outcomes) -> list[str]:
-    """Compare a run on the fork with one on the release, test by test.
-
-    Parameters
-    ----------
-    fork, stock : Outcomes
-        The two runs.
-
-    Returns
-    -------
-    list of str
-        A line for each test that passes on the release alone, or fails on the fork alone.
-    """
-    broken = [
+    """Return a line for each test that passes on the release alone, or fails on the fork alone."""
+    losses = [
+        f"{test}: {fork.get(test, 'not run')}"
+        for test, outcome in stock.items()
+        if outcome == "passed" and fork.get(test) != "passed"
+    ]
+    return losses + [
         f"{test}: failed"
         for test, outcome in fork.items()
         if outcome == "failed" and stock.get(test) not in ("failed", "passed")
     ]
-    return losses(stock, fork) + broken

@@ -88,20 +88,7 @@ _COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : Sequence of str, optional
-        The arguments; those of the process if left out.
-    root : Path
-        The checkout of the fork; the one that this module is in if left out.
-
-    Returns
-    -------
-    int
-        The exit status: 1 when the overlay cannot be merged.
-    """
+    """Run the command line for a checkout of the fork, and return 1 when the overlay cannot be merged."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.overlay",
         description="Merge what the fork adds and replaces into the release of zarr that it is pinned to.",

@@ -14,18 +14,9 @@ if TYPE_CHECKING:
 
 
 def fingerprint(code: Sequence[ast.stmt]) -> str:
-    """Hash the syntax tree of some code.
+    """Hash the syntax tree of some code: `sha256:` and the digest in hexadecimal.
 
-    Parameters
-    ----------
-    code : Sequence of statements
-        The code.
-
-    Returns
-    -------
-    str
-        `sha256:` and the digest in hexadecimal. Comments, blank lines and the layout of lines do not count;
-        docstrings do.
+    Comments, blank lines and the layout of lines do not count; docstrings do.
     """
     canonical = "\n".join(map(_canonical, code))
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

@@ -80,22 +80,9 @@ def _anywhere(body: Sequence[ast.stmt]) -> Iterator[Import]:
 
 
 def add_imports(text: str, sources: Sequence[Sequence[ast.stmt]], log: Log) -> str:
-    """Add the imports of other modules to a module.
+    """Add the imports of other modules, given by their bodies, to the text of a module.
 
-    Parameters
-    ----------
-    text : str
-        The module.
-    sources : Sequence of module bodies
-        Those whose imports it gets.
-    log : Log
-        Takes what was wrong.
-
-    Returns
-    -------
-    str
-        The module, with what it lacked of these imports somewhere among its own. One that it has for
-        typing alone stays there: ruff takes it out where it is used otherwise.
+    They go somewhere among its own. One that it has for typing alone, and that is wanted at runtime, moves.
     """
     wanted: dict[Import, bool] = {}
     for source in sources:

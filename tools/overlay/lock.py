@@ -56,23 +56,7 @@ class Lock:
 
 
 def load(path: Path) -> Lock:
-    """Read the lock.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    Lock
-        What it says.
-
-    Raises
-    ------
-    OverlayError
-        If there is none, or if it is not what `Lock.text` writes.
-    """
+    """Read the lock, which must be there and be what `Lock.text` writes."""
     try:
         table = tomllib.loads(path.read_text())
         return Lock(
@@ -97,17 +81,7 @@ def within(folder: str, names: Iterable[str]) -> set[str]:
 def verify(plan: Plan, lock: Lock) -> Iterator[Problem]:
     """Compare what the overlay replaces with what the lock says that it replaces.
 
-    Parameters
-    ----------
-    plan : Plan
-        The merge of the overlay with the release at hand.
-    lock : Lock
-        The lock.
-
-    Yields
-    ------
-    Problem
-        One for each definition that drifted, is gone from upstream, or stands on one side only.
+    Yields a problem for each definition that drifted, is gone from upstream, or stands on one side only.
     """
     replaced, kept, added = plan.replaced(), plan.definitions("keeps"), plan.definitions("adds")
     for name in sorted(within(plan.folder, lock.opened) - plan.opened() - kept):

@@ -33,18 +33,7 @@ class Heading:
 
 
 def headings(lines: Sequence[str]) -> list[Heading]:
-    """Find the headings of a document, other than what only looks like one.
-
-    Parameters
-    ----------
-    lines : Sequence of str
-        The document.
-
-    Returns
-    -------
-    list of Heading
-        In their order. Code blocks and front matter hold none.
-    """
+    """Find the headings of a document, in their order; code blocks and front matter hold none."""
     found: list[Heading] = []
     fence = "---" if lines and lines[0].rstrip() == "---" else ""
     for number, line in enumerate(lines):
@@ -83,11 +72,6 @@ def merge_document(
         The document's path, for messages.
     keep : callable
         Tells by its heading whether a section is merged; those below it are asked for by themselves.
-
-    Returns
-    -------
-    Merged
-        The text, what was done, and what was wrong.
     """
     log = Log(path)
     theirs = {heading.text for heading in headings((upstream or "").splitlines(keepends=True))}

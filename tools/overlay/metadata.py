@@ -15,17 +15,9 @@ _TABLES = {"console_scripts": "scripts", "gui_scripts": "gui-scripts"}
 
 
 def project_table(release: Release) -> dict[str, Any]:
-    """Return what the release says about itself.
+    """Return what an installed or unpacked wheel says about itself, as a `project` table.
 
-    Parameters
-    ----------
-    release : Release
-        An installed or unpacked wheel.
-
-    Returns
-    -------
-    dict
-        A `project` table without the name, the version and the readme, which are the fork's.
+    The name, the version and the readme are the fork's, and are left out.
     """
     from hatchling.metadata.spec import project_metadata_from_core_metadata
 

@@ -21,6 +21,7 @@ from tools.overlay.pieces import (
     is_string,
     members,
     module,
+    qualified,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def merge_module(
             log.problem("", f"{whose} text is not Python: {error.msg}", f"see line {error.lineno}")
             return Merged(upstream or "", (), tuple(log.problems))
     theirs, mine, *others = parsed
-    merge = _Merge(log, keep, {name: piece for scope in others for name, piece in _all(scope)})
+    merge = _Merge(log, keep, {name: piece for scope in others for name, piece in qualified(scope)})
     sources = [
         [node for piece in scope.pieces for node in piece.nodes] for scope in (mine, *others)
     ]
@@ -86,15 +87,6 @@ def merge_module(
         del definitions.pieces[0]
     merged = "".join(merge.scope(theirs, definitions, ""))
     return Merged(merged, tuple(log.changes), tuple(log.problems))
-
-
-def _all(scope: Scope, within: str = "") -> Iterator[tuple[str, Piece]]:
-    """Yield the definitions of a scope and of its classes by their qualified names."""
-    for piece in scope.pieces:
-        if piece.names:
-            yield within + piece.name, piece
-            if piece.class_:
-                yield from _all(members(piece), f"{within}{piece.name}.")
 
 
 def _is_import(piece: Piece) -> bool:
@@ -461,13 +453,7 @@ def _head(piece: Piece) -> tuple[str, str]:
 
 
 def exported(piece: Piece) -> list[str]:
-    """Return the names in an assignment of `__all__`.
-
-    Raises
-    ------
-    ValueError
-        If it is not a list or tuple of strings.
-    """
+    """Return the names in an assignment of `__all__`; it is a `ValueError` if that is no list of strings."""
     return [str(ast.literal_eval(item)) for item in _listed(piece).elts]
 
 

@@ -82,23 +82,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def module(text: str) -> Scope:
-    """Take a module apart.
-
-    Parameters
-    ----------
-    text : str
-        The module.
-
-    Returns
-    -------
-    Scope
-        All of its statements in their order, and all of its lines.
-
-    Raises
-    ------
-    SyntaxError
-        If it is not Python.
-    """
+    """Take a module apart: all of its statements in their order, and all of its lines."""
     lines = lines_of(text)
     return _scope(ast.parse(text).body, lines, 0, len(lines), indent=0)
 
@@ -110,6 +94,14 @@ def members(piece: Piece) -> Scope:
     if node is None or node.body[0].lineno <= start:
         return Scope([])
     return _scope(node.body, piece.lines, start, piece.end, indent=node.body[0].col_offset)
+
+
+def qualified(scope: Scope, within: str = "") -> Iterator[tuple[str, Piece]]:
+    """Yield the definitions of a scope and of its classes, each with its qualified name."""
+    for piece in scope.pieces:
+        for name in piece.names:
+            yield within + name, piece
+        yield from qualified(members(piece), f"{within}{piece.name}.")
 
 
 def header(piece: Piece) -> list[str]:
@@ -218,18 +210,7 @@ def is_placeholder(node: ast.stmt) -> bool:
 
 
 def hidden_names(scope: Scope) -> dict[str, str]:
-    """Collect the names that a scope binds other than by a definition of its own.
-
-    Parameters
-    ----------
-    scope : Scope
-        The body of a module or class.
-
-    Returns
-    -------
-    dict
-        For each name how it is bound: by an import, or inside `if`, `try` and the like.
-    """
+    """Collect the names that a scope binds by an import or inside `if`, `try` and the like, and say how."""
     found: dict[str, str] = {}
     for piece in scope.pieces:
         for node in piece.nodes:

@@ -18,21 +18,15 @@ SETTINGS = (
     "--config=line-length = 100",
     "--config=target-version = 'py312'",
 )
-RULES = (
-    # Sorted imports and `__all__`, no import that nothing uses, and those for typing alone in their block.
-    "--select=I,RUF022,F401,TC001,TC002,TC003,TC004,TC005",
-    "--config=lint.isort.known-first-party = ['zarr', 'tests']",
-)
+UNUSED = "--select=F401,TC001,TC002,TC003,TC004,TC005"
+"""No import that nothing uses, and those for typing alone in their block."""
+SORTED = "--select=I,RUF022"
+"""Imports and `__all__`. They come last: what is left of a list of names may fit on one line."""
+_FIRST_PARTY = "--config=lint.isort.known-first-party = ['zarr', 'tests']"
 
 
 def ruff() -> str:
-    """Return the path of ruff, which lays out what is merged.
-
-    Raises
-    ------
-    OverlayError
-        If it is not installed for this interpreter.
-    """
+    """Return the path of ruff, which is a requirement of the build."""
     try:
         from ruff import find_ruff_bin  # type: ignore[import-untyped]
 
@@ -44,19 +38,9 @@ def ruff() -> str:
 
 
 def tidy(modules: Mapping[str, str]) -> dict[str, str]:
-    """Sort the imports of modules, leave out those that nothing uses, and format them.
+    """Sort the imports of modules, leave out those that nothing uses, and format the modules.
 
-    Upstream's own modules are so already, and stay as they are.
-
-    Parameters
-    ----------
-    modules : Mapping
-        By path, texts that are Python.
-
-    Returns
-    -------
-    dict
-        By path, the texts as ruff lays them out.
+    Texts come and go by path. Upstream's own modules are so already, and stay as they are.
     """
     if not modules:
         return {}
@@ -66,10 +50,8 @@ def tidy(modules: Mapping[str, str]) -> dict[str, str]:
             target = Path(folder) / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(text.encode())
-        for command in (
-            ("check", "--fix", "--unsafe-fixes", "--exit-zero", *RULES),
-            ("format",),
-        ):
+        fix = ("check", "--fix", "--unsafe-fixes", "--exit-zero", _FIRST_PARTY)
+        for command in ((*fix, UNUSED), (*fix, SORTED), ("format",)):
             subprocess.run(
                 [program, *command, "--quiet", *SETTINGS, "."],
                 cwd=folder,

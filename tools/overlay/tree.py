@@ -73,20 +73,7 @@ class Plan:
 
 
 def files(root: Path, folder: str) -> Iterator[str]:
-    """Yield the path of every file in a folder.
-
-    Parameters
-    ----------
-    root : Path
-        The folder that holds it, which the paths are relative to.
-    folder : str
-        The folder.
-
-    Yields
-    ------
-    str
-        Paths with forward slashes, sorted. What Python compiles for itself is passed over.
-    """
+    """Yield the path below `root` of every file in a folder of it, sorted; not what Python compiles for itself."""
     for path in sorted((root / folder).rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             yield path.relative_to(root).as_posix()
@@ -112,11 +99,6 @@ def plan(
         What `zarr.__version__` is to be; upstream's where it is left out.
     lay_out : bool
         Whether ruff lays out what is merged.
-
-    Returns
-    -------
-    Plan
-        What becomes of the files that change, and what was wrong.
     """
     parts: dict[str, Part] = {}
     problems: list[Problem] = []
@@ -152,25 +134,11 @@ def merge_file(
     keep: Callable[[str], bool] | None = None,
     forms: Sequence[str] = (),
 ) -> tuple[Part | None, tuple[Problem, ...]]:
-    """Merge one file of the overlay into upstream's.
+    """Merge one file of the overlay into upstream's, which may lack it.
 
-    Parameters
-    ----------
-    upstream : bytes or None
-        The file as released; `None` if upstream lacks it.
-    overlay : bytes
-        The overlay's.
-    path : str
-        Its path, which tells by its suffix how it merges, for messages too.
-    keep : callable, optional
-        Tells by its name whether a definition or section is merged: all are if left out.
-    forms : Sequence of str
-        For a module, other forms of definitions that are not kept.
-
-    Returns
-    -------
-    tuple
-        What becomes of the file, `None` if it cannot be merged at all, and what was wrong.
+    `path` tells by its suffix how it merges. `keep` tells by its name whether a definition or section is
+    merged, and `forms` are modules with other forms of those that are not. The part that comes back is
+    `None` if the file cannot be merged at all.
     """
     new = upstream is None
     if new and keep is None:
@@ -189,25 +157,7 @@ def merge_file(
 
 
 def versioned(text: str, version: str) -> str:
-    """Set the version in the text of `zarr/_version.py`.
-
-    Parameters
-    ----------
-    text : str
-        The module as upstream's build generates it.
-    version : str
-        The version, `3.4.2+getmany.1`.
-
-    Returns
-    -------
-    str
-        The module with that version, as a string and as a tuple.
-
-    Raises
-    ------
-    OverlayError
-        If the module does not set its version in the way that is known here.
-    """
+    """Set the version, as a string and as a tuple, in the text of `zarr/_version.py`."""
     public, _, local = version.partition("+")
     fields = (
         *(int(f) if f.isdecimal() else f for f in public.split(".")),
@@ -219,40 +169,17 @@ def versioned(text: str, version: str) -> str:
     ):
         text, count = re.subn(rf"^{names} = .*$", f"{names} = {value!r}", text, flags=re.MULTILINE)
         if count != 1:
-            raise OverlayError(
-                [
-                    Problem(
-                        _VERSION_FILE,
-                        f"upstream's build no longer writes `{names} = …` once",
-                        "teach `versioned` in tools/overlay/tree.py how it is written now",
-                    )
-                ]
-            )
+            what = f"upstream's build no longer writes `{names} = …` once"
+            remedy = "teach `versioned` in tools/overlay/tree.py how it is written now"
+            raise OverlayError([Problem(_VERSION_FILE, what, remedy)])
     return text
 
 
 def materialise(plan: Plan, upstream: Path, into: Path) -> list[str]:
-    """Write the merged package.
+    """Write the merged package, or bring up to date what was merged into that folder before.
 
-    Parameters
-    ----------
-    plan : Plan
-        What the overlay makes of the package.
-    upstream : Path
-        The folder that holds upstream's.
-    into : Path
-        The folder that is to hold the merged one. What was merged there before is brought up to date.
-
-    Returns
-    -------
-    list of str
-        What changed in it, one line for each file: `+` for a new one, `~` for a changed one, `-` for one
-        that is gone.
-
-    Raises
-    ------
-    OverlayError
-        If there is a package in that folder that was not written by this function.
+    Returns a line for each file that changed: `+` for a new one, `~` for a changed one, `-` for one that is
+    gone. A package that was not written here is not touched.
     """
     stamp = into / STAMP
     if (into / "zarr").exists() and not stamp.exists():

@@ -42,23 +42,8 @@ class Release:
 def at(path: Path, *, unpack_into: Path) -> Release:
     """Take the release at a path that someone gave.
 
-    Parameters
-    ----------
-    path : Path
-        A wheel, a source distribution, or a folder: of an unpacked one, of a checkout, of the package, or
-        one that holds the package.
-    unpack_into : Path
-        Where an archive is unpacked.
-
-    Returns
-    -------
-    Release
-        The release.
-
-    Raises
-    ------
-    OverlayError
-        If there is no zarr.
+    It may be a wheel, a source distribution, or a folder: of an unpacked one, of a checkout, of the package,
+    or one that holds the package. An archive is unpacked into `unpack_into`.
     """
     if path.is_file():
         path = unpack(path, unpack_into)
@@ -76,90 +61,45 @@ def at(path: Path, *, unpack_into: Path) -> Release:
 
 
 def installed() -> Release:
-    """Take the release that is installed in this environment.
-
-    Returns
-    -------
-    Release
-        The release, as the registry's wheel holds it.
-
-    Raises
-    ------
-    OverlayError
-        If none is installed.
-    """
+    """Take the release that is installed in this environment, as the registry's wheel holds it."""
     try:
         found = importlib.metadata.distribution("zarr")
     except importlib.metadata.PackageNotFoundError:
-        raise OverlayError(
-            [
-                Problem(
-                    "the build environment",
-                    "has no zarr, which the overlay is merged into",
-                    "build with isolation, or install what pyproject.toml lists as build requirements",
-                )
-            ]
-        ) from None
+        what = "has no zarr, which the overlay is merged into"
+        remedy = "build with isolation, or install what pyproject.toml lists as build requirements"
+        raise OverlayError([Problem("the build environment", what, remedy)]) from None
     root = Path(str(found.locate_file("")))
     return Release(root, found.version, root / f"zarr-{found.version}.dist-info")
 
 
 def fetch(version: str, kind: Kind, into: Path, *, sha256: str | None = None) -> Path:
-    """Download the archive of a release from the package registry, once.
-
-    Parameters
-    ----------
-    version : str
-        The release.
-    kind : {"sdist", "wheel"}
-        Which of its archives.
-    into : Path
-        The folder that keeps it; where it is there already nothing is downloaded.
-    sha256 : str, optional
-        What it must hash to.
-
-    Returns
-    -------
-    Path
-        The archive.
+    """Download the archive of a release from the package registry into a folder, once, and return it.
 
     Raises
     ------
     OverlayError
-        If it cannot be downloaded, or is not the one that was locked.
+        If it cannot be downloaded, or does not hash to `sha256`.
     """
     name = f"zarr-{version}-py3-none-any.whl" if kind == "wheel" else f"zarr-{version}.tar.gz"
     archive = into / name
     if not archive.exists():
         into.mkdir(parents=True, exist_ok=True)
         only = ["--only-binary", ":all:"] if kind == "wheel" else ["--no-binary", "zarr"]
-        what = ["--dest", str(into), f"zarr=={version}"]
+        target = ["--dest", str(into), f"zarr=={version}"]
         try:
-            command = [*installer.pip(), "download", "--quiet", "--no-deps", *only, *what]
+            command = [*installer.pip(), "download", "--quiet", "--no-deps", *only, *target]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             said = done.stderr.strip() or done.stdout.strip()
         except LookupError as error:
             said = str(error)
         if not archive.exists():
-            raise OverlayError(
-                [
-                    Problem(
-                        name,
-                        f"cannot be downloaded with pip: {said}",
-                        "see to it that pip reaches the registry, or pass --upstream",
-                    )
-                ]
-            )
+            what = f"cannot be downloaded with pip: {said}"
+            remedy = "see to it that pip reaches the registry, or pass --upstream"
+            raise OverlayError([Problem(name, what, remedy)])
     if sha256 and digest(archive) != sha256:
-        raise OverlayError(
-            [
-                Problem(
-                    str(archive),
-                    f"hashes to {digest(archive)}, but overlay.lock says {sha256}",
-                    "remove it, and do not build before you know where it came from",
-                )
-            ]
-        )
+        what = f"hashes to {digest(archive)}, but overlay.lock says {sha256}"
+        remedy = "remove it, and do not build before you know where it came from"
+        raise OverlayError([Problem(str(archive), what, remedy)])
     return archive
 
 
@@ -169,21 +109,7 @@ def digest(archive: Path) -> str:
 
 
 def unpack(archive: Path, into: Path) -> Path:
-    """Unpack a wheel or a source distribution.
-
-    Parameters
-    ----------
-    archive : Path
-        The archive.
-    into : Path
-        The folder in which to put it.
-
-    Returns
-    -------
-    Path
-        The folder with its contents, `zarr-VERSION` or `zarr-VERSION-sdist`. Where it is there already it
-        is left as it is.
-    """
+    """Unpack a wheel or a source distribution, unless it is there, into `zarr-VERSION` or `zarr-VERSION-sdist`."""
     name = archive.name.removesuffix(".tar.gz")
     if name.endswith(".whl"):
         target = into / "-".join(name.split("-")[:2])
@@ -202,20 +128,7 @@ def unpack(archive: Path, into: Path) -> Path:
 
 
 def keep(release: Release, into: Path) -> Path:
-    """Copy an installed release, so that later merges have it without a build.
-
-    Parameters
-    ----------
-    release : Release
-        The release.
-    into : Path
-        The folder in which to put it.
-
-    Returns
-    -------
-    Path
-        The folder `zarr-VERSION` with its contents, which `unpack` would have made of the wheel.
-    """
+    """Copy an installed release, so that later merges have it, to where `unpack` would put the wheel."""
     target = into / f"zarr-{release.version}"
     if not target.exists():
         with _complete(target) as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from tools.stack.manifest import NAME, StackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from tools.stack.branches import Branch, Made
     from tools.stack.cut import Stack
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KINDS = ("src", "tests", "docs", "changes")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CODE = re.compile(r"`+([^`\n]+)`+")
-_TEXTS = (".py", ".md", ".toml", ".yml", ".ipynb")
+_BOUND = re.compile(r"(?:def|class) (\w+)|(\w+) *(?::|=(?!=))")
 
 
 def check(stack: Stack, made: Made, repository: Repository) -> list[Problem]:
@@ -53,7 +53,7 @@ def check(stack: Stack, made: Made, repository: Repository) -> list[Problem]:
             if added > most:
                 what = f"adds {added} lines in {kind}/, and the most is {most}"
                 problems.append(Problem(f"series {series.name}", what, "move or shorten some"))
-    return [*problems, *_mentions(stack, made, repository)]
+    return [*problems, *_mentions(stack, made)]
 
 
 def lines(repository: Repository, branch: Branch, kind: str) -> tuple[int, int]:
@@ -67,67 +67,50 @@ def _of(series: Series, made: Made) -> list[Branch]:
     return [branch for branch in made.branches if branch.pull_request.series == series.name]
 
 
-def _mentions(stack: Stack, made: Made, repository: Repository) -> Iterator[Problem]:
+def _mentions(stack: Stack, made: Made) -> Iterator[Problem]:
     """Find what a branch says of names that only branches bring that it does not stand on.
 
     Where such a name is used a linter finds it. A comment, a docstring and a sentence can mention it too.
     """
-    known = _words_of(stack)
     brought: dict[str, int] = {}
     for leaf, owner in stack.owners.items():
         if leaf.path.startswith("src/"):
             for name in (leaf.name.rpartition(".")[2], PurePosixPath(leaf.path).stem):
-                if name and name not in known:
-                    brought[name] = min(owner, brought.get(name, owner))
-    told: set[tuple[str, str]] = set()
+                brought[name] = min(owner, brought.get(name, owner))
+    told = {word for text in _texts(stack.base) for word in _WORD.findall(text)}
     for number, branch in enumerate(made.branches):
         here = {number, *made.manifest.below(number)}
         files = {path: text.decode(errors="ignore") for path, text in stack.files(here).items()}
-        bound = {
-            name for path, text in files.items() if path.endswith(".py") for name in _bound(text)
-        }
-        absent = {name for name, owner in brought.items() if owner not in here} - bound
+        absent = {name for name, owner in brought.items() if name and owner not in here}
         for path in stack.diff(number):
-            code = set(_WORD.findall(" ".join(_CODE.findall(files[path]))))
-            plain = {word for word in _WORD.findall(files[path]) if _is_distinctive(word)}
-            for name in sorted(absent & (code | plain)):
-                if (path, name) in told:
-                    continue
-                told.add((path, name))
-                before = re.split(rf"\b{name}\b", files[path], maxsplit=1)[0]
+            text = files[path]
+            words = {
+                word for word in _WORD.findall(text) if "_" in word or word[1:].lower() != word[1:]
+            }
+            words.update(_WORD.findall(" ".join(_CODE.findall(text))))
+            # Not what the branch itself gives this name: a parameter, a variable, a function of a test.
+            bound = {
+                name
+                for every in files.values()
+                for found in _BOUND.findall(every)
+                for name in found
+            }
+            for name in sorted((absent & words) - told - bound):
+                told.add(name)
+                line = re.split(rf"\b{name}\b", text, maxsplit=1)[0].count("\n") + 1
                 yield Problem(
-                    f"{branch.name}, {path}:{before.count('\n') + 1}",
+                    f"{branch.name}, {path}:{line}",
                     f"mentions `{name}`, which {made.branches[brought[name]].name} brings",
                     "move what mentions it there, or what it mentions here",
                 )
 
 
-def _is_distinctive(word: str) -> bool:
-    """Tell a word that is none of English: it has an underscore, or capitals within."""
-    return "_" in word or word[1:].lower() != word[1:]
-
-
-def _bound(text: str) -> Iterator[str]:
-    """Yield the names that a module binds in whatever way, parameters and attributes among them."""
-    for node in ast.walk(ast.parse(text)):
-        match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
-                yield name
-            case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                yield name
-            case ast.ClassDef(name=name) | ast.keyword(arg=str(name)):
-                yield name
-
-
-def _words_of(stack: Stack) -> set[str]:
-    """Return all words in upstream's sources, tests and documents."""
-    return {
-        word
-        for folder in KINDS[:3]
-        for path in (stack.base / folder).rglob("*")
-        if path.suffix in _TEXTS and path.is_file()
-        for word in _WORD.findall(path.read_text(errors="replace"))
-    }
+def _texts(base: Path) -> Iterator[str]:
+    """Yield upstream's sources, tests and documents."""
+    for folder in KINDS[:3]:
+        for path in (base / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".ipynb"):
+                yield path.read_text(errors="replace")
 
 
 def table(
@@ -138,21 +121,7 @@ def table(
 ) -> list[str]:
     """Lay out what each branch and each series adds and removes, and how much it may add.
 
-    Parameters
-    ----------
-    made : Made
-        The branches.
-    repository : Repository
-        Where their commits are.
-    more : callable
-        Returns further columns for a branch.
-    heads : Sequence of str
-        Their headings.
-
-    Returns
-    -------
-    list of str
-        A line for each branch and each series.
+    `more` returns further columns for a branch, and `heads` are their headings.
     """
     rows: list[tuple[str, ...]] = []
     for series in made.manifest.series:

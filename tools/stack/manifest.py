@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tools.overlay.problems import OverlayError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 NAME = "stack.toml"
-TITLE = 72
+WIDTH = 72
 """How long a title may be, and a line of the text."""
 HEADINGS = ("## Summary", "## For reviewers")
 """The headings of upstream's template that the text has, in this order. The template's others, `## Author
@@ -157,82 +157,73 @@ _LISTS = {
 
 @dataclass(slots=True)
 class _Reader:
-    """Takes the table apart, and notes what is wrong."""
+    """Takes tables apart, and notes what is wrong."""
 
     problems: list[Problem] = field(default_factory=list)
 
     def wrong(self, where: str, what: str, remedy: str) -> None:
         self.problems.append(Problem(f"{NAME}, {where}", what, remedy))
 
-    def unknown(self, where: str, table: dict[str, Any], known: set[str]) -> None:
-        for key in sorted(table.keys() - known):
-            self.wrong(where, f"`{key}` is not known", f"the keys are {', '.join(sorted(known))}")
+    def known(self, where: str, table: dict[str, Any], keys: Collection[str]) -> None:
+        for key in sorted(table.keys() - keys):
+            self.wrong(where, f"`{key}` is not known", f"the keys are {', '.join(sorted(keys))}")
 
-    def tables(self, table: dict[str, Any], key: str) -> list[dict[str, Any]]:
-        listed = table.get(key, [])
-        if isinstance(listed, list) and all(isinstance(item, dict) for item in listed):
-            return listed
-        self.wrong("top level", f"`{key}` is no list of tables", f"write `[[{key}]]`")
-        return []
-
-    def text(self, where: str, table: dict[str, Any], key: str) -> str:
+    def get[T](self, where: str, table: dict[str, Any], key: str, kind: type[T], form: str) -> T:
+        """Return a value that has to be there, and not to be empty."""
         value = table.get(key)
-        if isinstance(value, str) and value.strip():
+        if type(value) is kind and value:
             return value
-        self.wrong(where, f"`{key}` is not given as text", f'write `{key} = "..."`')
-        return ""
+        self.wrong(where, f"`{key}` is not given, or is something else", f"write `{form}`")
+        return kind()
 
-    def count(self, where: str, table: dict[str, Any], key: str) -> int:
-        value = table.get(key)
-        if type(value) is int and value >= 1:
-            return value
-        self.wrong(where, f"`{key}` is not given", "write a number of lines")
-        return 1
-
-    def strings(self, where: str, table: dict[str, Any], key: str) -> tuple[str, ...]:
+    def many(self, where: str, table: dict[str, Any], key: str, kind: type, form: str) -> list[Any]:
+        """Return a list that may be left out."""
         value = table.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.wrong(where, f"`{key}` is not a list of strings", f'write `{key} = ["..."]`')
-            return ()
-        form, said = _LISTS.get(key, ("(?s:.*)", ""))
-        for item in value:
-            if not re.fullmatch(form, item):
-                self.wrong(where, f"`{item}` under `{key}` has another form", f"list {said}")
-        return tuple(value)
+        if isinstance(value, list) and all(type(item) is kind for item in value):
+            return value
+        self.wrong(where, f"`{key}` lists something else", f"write `{form}`")
+        return []
 
     def series(self, table: dict[str, Any]) -> Series:
         keys = [f.name.replace("_", "-") for f in fields(Series)]
-        name = self.text("series", table, "name")
-        self.unknown(f"series {name}", table, set(keys))
-        return Series(name, *(self.count(f"series {name}", table, key) for key in keys[1:]))
+        name = self.get("series", table, "name", str, 'name = "..."')
+        where = f"series {name}"
+        self.known(where, table, keys)
+        return Series(name, *(self.get(where, table, k, int, f"{k} = 100") for k in keys[1:]))
+
+    def compatible(self, table: dict[str, Any]) -> Compatible:
+        keys = [f.name for f in fields(Compatible)]
+        self.known("compatible", table, keys)
+        return Compatible(*(self.get("compatible", table, k, str, f'{k} = "..."') for k in keys))
 
     def pull_request(
-        self, number: int, table: dict[str, Any], known: list[Series], closing: str
+        self, number: int, table: dict[str, Any], series: dict[str, Series], closing: str
     ) -> PullRequest:
-        branch = table.get("branch")
-        where = branch if isinstance(branch, str) and branch else f"pull request {number}"
-        keys = {f.name for f in fields(PullRequest)} - {"most_added"} | {"most-added"}
-        self.unknown(where, table, keys)
+        where = str(table.get("branch") or f"pull request {number}")
+        self.known(where, table, {f.name.replace("most_", "most-") for f in fields(PullRequest)})
         branch, name, title, text = (
-            self.text(where, table, key) for key in ("branch", "series", "title", "text")
+            self.get(where, table, key, str, f'{key} = "..."')
+            for key in ("branch", "series", "title", "text")
         )
         if branch and not _BRANCH.fullmatch(branch):
             self.wrong(where, "that is no name for a branch", "use letters, digits, `-` and `/`")
-        if title and not (_TITLE.fullmatch(title) and len(title) <= TITLE):
-            what = f"the title is no Conventional Commit of at most {TITLE} characters"
+        if title and not (_TITLE.fullmatch(title) and len(title) <= WIDTH):
+            what = f"the title is no Conventional Commit of at most {WIDTH} characters"
             self.wrong(where, what, "write `feat(store): add ...`")
+        if name and name not in series:
+            self.wrong(where, f"`{name}` is no series", f"name one of {', '.join(series)}")
         self.body(where, text)
-        series = next((each for each in known if each.name == name), None)
-        if series is None and name:
-            self.wrong(where, f"`{name}` is no series", f"name one of {[s.name for s in known]}")
-        most = series.most_added_by_branch if series else 1
+        most = series[name].most_added_by_branch if name in series else 1
         if "most-added" in table:
-            most = min(most, self.count(where, table, "most-added"))
-        issues = table.get("issues", [])
-        if not isinstance(issues, list) or not all(type(issue) is int for issue in issues):
-            self.wrong(where, "`issues` is not a list of numbers", "write `issues = [1234]`")
-            issues = []
-        lists = {key: self.strings(where, table, key) for key in _LISTS}
+            most = min(most, self.get(where, table, "most-added", int, "most-added = 100"))
+        issues = self.many(where, table, "issues", int, "issues = [1234]")
+        lists: dict[str, tuple[str, ...]] = {}
+        for key, (form, said) in _LISTS.items():
+            lists[key] = tuple(self.many(where, table, key, str, f'{key} = ["..."]'))
+            for item in lists[key]:
+                if not re.fullmatch(form, item):
+                    what = f"`{item}` under `{key}` has another form"
+                    self.wrong(where, what, f"list {said}")
         text = "\n\n".join(part.strip() for part in (text, closing) if part.strip())
         return PullRequest(branch, name, title, text, most, tuple(issues), **lists)
 
@@ -240,56 +231,49 @@ class _Reader:
         """Look at the form of a text."""
         lines = text.splitlines()
         if text and [line for line in lines if line in HEADINGS] != list(HEADINGS):
-            self.wrong(
-                where, f"the text lacks {' or '.join(HEADINGS)}", "write both, in this order"
-            )
+            what = f"the text lacks {' or '.join(HEADINGS)}"
+            self.wrong(where, what, "write both, in this order")
         if _CUTS.search(text):
-            self.wrong(
-                where, "the text has a line that ends the message of a patch", "write it otherwise"
-            )
+            what = "the text has a line that ends the message of a patch"
+            self.wrong(where, what, "write it otherwise")
         for line in lines:
             breakable = " " in line.strip().removeprefix("- ") and line.lstrip()[:1] != "|"
-            if len(line) > TITLE and breakable:
-                what = f"a line has more than {TITLE} characters: {line}"
-                self.wrong(where, what, "wrap it")
+            if len(line) > WIDTH and breakable:
+                self.wrong(where, f"a line has more than {WIDTH} characters: {line}", "wrap it")
 
 
 def load(path: Path) -> Manifest:
-    """Read `stack.toml`.
-
-    Raises
-    ------
-    StackError
-        If there is none, or it is not laid out as it should be: with every problem there is.
-    """
+    """Read `stack.toml`, or raise every problem that there is with it."""
     try:
         table = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise StackError([Problem(NAME, "there is none", "write it")]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise StackError([Problem(NAME, f"is not TOML: {error}", "see there")]) from None
-    reader = _Reader()
-    reader.unknown("top level", table, {"series", "pull_request", "own", "compatible", "closing"})
-    series = [reader.series(entry) for entry in reader.tables(table, "series")]
-    listed = reader.tables(table, "pull_request")
-    for what, found in (("series", series), ("pull_request", listed)):
-        if not found:
-            reader.wrong("top level", f"it names no {what}", f"write a `[[{what}]]`")
-    own = reader.strings("top level", table, "own")
-    names = [f.name for f in fields(Compatible)]
-    compatible: list[Compatible] = []
-    for entry in reader.tables(table, "compatible"):
-        reader.unknown("compatible", entry, set(names))
-        compatible.append(Compatible(*(reader.text("compatible", entry, n) for n in names)))
-    closing = reader.text("top level", table, "closing") if "closing" in table else ""
-    requests = [reader.pull_request(n, e, series, closing) for n, e in enumerate(listed, 1)]
-    branches = [pull_request.branch for pull_request in requests]
-    for branch in sorted({branch for branch in branches if branch and branches.count(branch) > 1}):
-        reader.wrong(branch, "two pull requests have this branch", "rename one of them")
-    order = {each.name: number for number, each in enumerate(series)}
-    if len(order) < len(series):
-        reader.wrong("top level", "two series have one name", "rename one of them")
+    except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
+        raise StackError([Problem(NAME, f"cannot be read: {error}", "write it")]) from None
+    reader, top = _Reader(), "top level"
+    reader.known(top, table, {"series", "pull_request", "own", "compatible", "closing"})
+    series = [reader.series(t) for t in reader.many(top, table, "series", dict, "[[series]]")]
+    by_name = {each.name: each for each in series}
+    closing = str(table.get("closing", ""))
+    own = reader.many(top, table, "own", str, 'own = ["..."]')
+    requests = [
+        reader.pull_request(number, entry, by_name, closing)
+        for number, entry in enumerate(
+            reader.many(top, table, "pull_request", dict, "[[pull_request]]"), 1
+        )
+    ]
+    compatible = [
+        reader.compatible(entry)
+        for entry in reader.many(top, table, "compatible", dict, "[[compatible]]")
+    ]
+    for what, names in (
+        ("series", [each.name for each in series]),
+        ("pull_request", [request.branch for request in requests]),
+    ):
+        if not names:
+            reader.wrong(top, f"it names no {what}", f"write a `[[{what}]]`")
+        for name in sorted({name for name in names if name and names.count(name) > 1}):
+            reader.wrong(name, f"two tables under `{what}` have this name", "rename one of them")
     if reader.problems:
         raise StackError(reader.problems)
-    requests.sort(key=lambda request: order[request.series])
-    return Manifest(tuple(series), tuple(requests), own, tuple(compatible))
+    order = list(by_name)
+    requests.sort(key=lambda request: order.index(request.series))
+    return Manifest(tuple(series), tuple(requests), tuple(own), tuple(compatible))

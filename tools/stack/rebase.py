@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
+import textwrap
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -143,7 +144,8 @@ def definition(text: str, name: str) -> str:
     for each in classes:
         found = [piece for piece in scope.pieces if each in piece.names]
         scope = pieces.members(found[0]) if found else pieces.Scope([])
-    return "".join("".join(piece.own) for piece in scope.pieces if last in piece.names)
+    found = (piece.own for piece in scope.pieces if last in piece.names)
+    return textwrap.dedent("".join(line for own in found for line in own))
 
 
 def section(text: str, name: str) -> str:

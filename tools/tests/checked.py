@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import replace
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
 from tools.overlay.module import merge_module
-from tools.overlay.tidy import RULES, SETTINGS, ruff, tidy
+from tools.overlay.tidy import tidy
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tools.overlay.changes import Merged
 
 
@@ -20,18 +17,6 @@ def untidy(text: str) -> str:
     """Return the module as ruff lays it out if it is laid out in another way, else nothing."""
     laid_out = formatted(text)
     return "" if laid_out == text else laid_out
-
-
-def untidy_folder(folder: Path) -> str:
-    """Return what ruff would change in the modules of a folder; empty for nothing."""
-    commands = (("format", "--diff"), ("check", "--diff", "--unsafe-fixes", *RULES))
-    done = [
-        subprocess.run(
-            [ruff(), *command, *SETTINGS, str(folder)], capture_output=True, text=True, check=False
-        )
-        for command in commands
-    ]
-    return "".join(f"{process.stdout}{process.stderr}" for process in done if process.returncode)
 
 
 def formatted(text: str) -> str:
