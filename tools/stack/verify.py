@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from tools import children, suite
+from tools import children, installer, suite
 from tools.environment import Environment
 from tools.outcomes import Counts, finished, read
 from tools.stack import check
@@ -217,11 +217,12 @@ class Verification:
     def _install(self, commit: str, name: str) -> list[str]:
         """Install a commit from its sources."""
         self._checkout(commit)
-        command: list[str | Path] = [
-            *("-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps"),
-            *("--no-build-isolation", "--force-reinstall", self.tree.path),
-        ]
+        how = ("install", "--no-deps", "--no-build-isolation", "--force-reinstall")
+        command = [*self._pip(), *how, self.tree.path]
         return self._run(name, "install", command, **dict.fromkeys(_SCM, self.version))
+
+    def _pip(self) -> list[str | Path]:
+        return [*installer.pip(str(self.environment.python))[1:]]
 
     def _run(
         self, name: str, title: str, command: Sequence[str | Path], **variables: str
@@ -291,15 +292,7 @@ class Verification:
         """Compare what is installed, the version aside, with the wheel of the fork, built for that."""
         into = self.folder / "wheel"
         shutil.rmtree(into, ignore_errors=True)
-        command: list[str | Path] = [
-            "-m",
-            "pip",
-            "wheel",
-            "--no-deps",
-            "--wheel-dir",
-            into,
-            self.project.root,
-        ]
+        command = [*self._pip(), "wheel", "--no-deps", "--wheel-dir", into, self.project.root]
         if failed := self._run("whole", "wheel", command):
             return failed
         (wheel,) = into.glob("*.whl")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import installer
 from tools.overlay import upstream
 from tools.overlay.project import ROOT, Project
 from tools.tests.conftest import write
@@ -117,7 +118,7 @@ def built(checkout: Path, builder: Path, tmp_path_factory: pytest.TempPathFactor
 
 def pip(python: str | Path, *arguments: str | Path) -> str:
     """Run this environment's pip for another environment."""
-    return run(sys.executable, "-m", "pip", "--python", python, *arguments)
+    return run(*installer.pip(), "--python", python, *arguments)
 
 
 def wheel(python: str | Path, source: str | Path, into: Path, *options: str) -> Path:
