@@ -9,19 +9,18 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from collections.abc import Iterator
+
 from tools.overlay import metadata, tree, upstream
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @contextmanager

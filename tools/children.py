@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+from pathlib import Path
 
 _PATIENCE = 10
 """Seconds for a child to end by itself once it was interrupted."""

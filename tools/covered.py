@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from tools.overlay import pieces
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from tools.overlay.tree import Plan
+from tools.overlay.tree import Plan
 
 REQUIRED = 95
 """Percent of the lines, and percent of the branches."""

@@ -14,15 +14,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools import children, installer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
@@ -124,14 +121,8 @@ class Environment:
     def install(self, what: str, arguments: Sequence[str], *, made_of: Iterable[Path] = ()) -> bool:
         """Install packages, unless the same ones were installed before; tell whether anything was.
 
-        Parameters
-        ----------
-        what : str
-            What they are, for the user.
-        arguments : Sequence of str
-            The arguments of `pip install`. The versions in `tools/constraints.txt` hold.
-        made_of : Iterable of Path
-            Files and folders that say what is installed: when they change it is installed again.
+        `what` says to the user what they are, and `arguments` are those of `pip install`. They are installed
+        again when the files and folders change that they are `made_of`.
         """
         wanted = digest([CONSTRAINTS, *made_of], *arguments)
         label = re.sub(r"\W+", "-", what)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
+from pathlib import Path
+from typing import Literal
 
 type Outcome = Literal["passed", "skipped", "xfailed", "failed"]
 type Outcomes = Mapping[str, Outcome]

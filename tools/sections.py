@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tools import children, covered, suite
-from tools.environment import BUILD, ROOT, SetupError
+from tools.environment import BUILD, ROOT, Environment, SetupError
 from tools.outcomes import Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
@@ -17,12 +18,6 @@ from tools.stack import branches, check, repository, verify
 from tools.stack.cut import Stack
 from tools.test import SECTIONS
 from tools.trial import Report, Trial
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from tools.environment import Environment
 
 OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
 OTHER_RELEASE = "3.4.0"

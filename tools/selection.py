@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tools.environment import ROOT, SetupError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 UPSTREAM = "upstream"
 
@@ -45,18 +42,10 @@ def parse(
     *,
     root: Path = ROOT,
 ) -> Selection:
-    """Sort the arguments.
+    """Sort arguments of pytest: options, paths and test ids.
 
-    Parameters
-    ----------
-    arguments : Sequence of str
-        Arguments of pytest: options, paths and test ids. A path that is neither here nor there is an error.
-    own : Mapping
-        By section, the folders with tests in this checkout.
-    sdist : callable
-        Returns the folder with upstream's source distribution; called only if there are paths.
-    root : Path
-        This checkout.
+    `own` holds by section the folders with tests in this checkout, and `sdist` returns the folder with
+    upstream's source distribution; it is called only if there are paths.
     """
     options: list[str] = []
     paths: dict[str, list[str]] = {}

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from tools.environment import BUILD, ROOT, SetupError
-from tools.outcomes import Counts, function, parted
+from tools.environment import BUILD, ROOT, Environment, SetupError
+from tools.outcomes import Counts, Outcomes, function, parted
 from tools.overlay import upstream
 from tools.overlay.problems import OverlayError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-    from pathlib import Path
-
-    from tools.environment import Environment
-    from tools.outcomes import Outcomes
-    from tools.overlay.project import Project
-    from tools.overlay.tree import Plan
+from tools.overlay.project import Project
+from tools.overlay.tree import Plan
 
 RECORD = ROOT / "tools" / "upstream_suite.toml"
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tools import children, covered, suite
-from tools.environment import BUILD, ROOT, SetupError
+from tools.environment import BUILD, ROOT, Environment, SetupError
 from tools.outcomes import Counts, Outcomes, finished, read
 from tools.overlay.project import Project
-from tools.overlay.upstream import at
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from tools.environment import Environment
-    from tools.overlay.tree import Plan
-    from tools.overlay.upstream import Release
-    from tools.selection import Selection
+from tools.overlay.tree import Plan
+from tools.overlay.upstream import Release, at
+from tools.selection import Selection
 
 FORK_IS_BUILT_FROM = (
     "src",

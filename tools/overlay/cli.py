@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.overlay import lock, tree, upstream
-from tools.overlay.problems import OverlayError, Problem
+from tools.overlay.changes import Change
+from tools.overlay.problems import OverlayError
 from tools.overlay.project import ROOT, Project
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from tools.overlay.changes import Change
 
 type Command = Callable[[Project, argparse.Namespace], None]
 
@@ -27,16 +23,6 @@ def merge(project: Project, options: argparse.Namespace) -> None:
     changed = tree.materialise(project.plan(found), found.root, into)
     print("\n".join(changed) or "nothing changed")
     print(f"{into / 'zarr'} is zarr {project.version}")
-
-
-def check(project: Project, options: argparse.Namespace) -> None:
-    """Merge in memory and compare with overlay.lock: silence and status 0 where all is well."""
-    found = project.release(options.upstream)
-    project.plan(found)
-    if project.rewritten(found, project.load_lock()).text() != project.lock_file.read_text():
-        raise OverlayError(
-            [Problem(lock.NAME, "does not list all that the overlay goes into", lock.REWRITE)]
-        )
 
 
 def show(project: Project, options: argparse.Namespace) -> None:
@@ -79,12 +65,7 @@ def write_lock(project: Project, options: argparse.Namespace) -> None:
             print(f"~ {name}")
 
 
-_COMMANDS: dict[str, Command] = {
-    "merge": merge,
-    "lock": write_lock,
-    "show": show,
-    "check": check,
-}
+_COMMANDS: dict[str, Command] = {"merge": merge, "lock": write_lock, "show": show}
 
 
 def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:

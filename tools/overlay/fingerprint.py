@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
 
 
 def fingerprint(code: Sequence[ast.stmt]) -> str:

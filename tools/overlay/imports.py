@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
-from tools.overlay.pieces import defined, is_string, lines_of, nested
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from tools.overlay.changes import Log
+from tools.overlay.changes import Log
+from tools.overlay.pieces import IMPORTS, defined, is_string, lines_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Import:
 _FLAG = Import("typing", "TYPE_CHECKING", None)
 
 
-def imports_of(node: ast.stmt) -> list[Import]:
+def imports_of(node: ast.AST) -> list[Import]:
     """Return what an import statement imports; nothing for another statement."""
     match node:
         case ast.Import(names=aliases):
@@ -73,10 +70,8 @@ def for_typing(body: Sequence[ast.stmt]) -> list[Import]:
 def _anywhere(body: Sequence[ast.stmt]) -> Iterator[Import]:
     """Yield all that a module imports outside of functions and classes."""
     for node in body:
-        yield from imports_of(node)
-        if isinstance(node, ast.If | ast.Try | ast.With):
-            for inner in nested(node):
-                yield from imports_of(inner)
+        if isinstance(node, (*IMPORTS, ast.If, ast.Try, ast.With)):
+            yield from (found for inner in ast.walk(node) for found in imports_of(inner))
 
 
 def add_imports(text: str, sources: Sequence[Sequence[ast.stmt]], log: Log) -> str:
@@ -152,9 +147,6 @@ def _taken(wanted: Import, body: Sequence[ast.stmt], log: Log) -> bool:
     if any(wanted.binds in defined(node) for node in body):
         others.append(f"a definition of `{wanted.binds}`")
     for other in others[:1]:
-        log.problem(
-            "",
-            f"the overlay has `{wanted.text}`, but upstream has {other}",
-            "import it under another name",
-        )
+        what = f"the overlay has `{wanted.text}`, but upstream has {other}"
+        log.problem("", what, "import it under another name")
     return bool(others)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tools.overlay.changes import Change, Log, Merged
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 _HEADING = re.compile(r"(?P<marks>#{1,6})[ \t]+(?P<text>.*?)[ \t]*#*[ \t]*")
 _ATTRIBUTES = re.compile(r"[ \t]*\{[^{}]*\}$")
@@ -60,18 +57,10 @@ def merge_document(
 ) -> Merged:
     """Merge the text of a document.
 
-    Parameters
-    ----------
-    upstream : str or None
-        The document as released; `None` if there is none.
-    overlay : str
-        Sections that it gets. A section is a heading, what follows it, and the sections below it. Above the
-        heading `<!-- overlay: after HEADING -->` names the section behind which it goes. Other comments
-        before the first section are for the readers of the overlay, and are left out.
-    path : str
-        The document's path, for messages.
-    keep : callable
-        Tells by its heading whether a section is merged; those below it are asked for by themselves.
+    The overlay's sections are headings with what follows them, and the sections below them. Above the heading
+    `<!-- overlay: after HEADING -->` names the section behind which one goes. Other comments before the first
+    section are for the readers of the overlay, and are left out. `upstream` is the document as released,
+    `None` if there is none. `keep` tells by its heading whether a section is merged, without those below it.
     """
     log = Log(path)
     theirs = {heading.text for heading in headings((upstream or "").splitlines(keepends=True))}
@@ -128,11 +117,8 @@ def _sections(overlay: str, log: Log) -> list[tuple[str | None, list[str]]]:
         found.append((marker_of(lines, heading), section))
     used = sum(after is not None for after, _ in found)
     if len(_DIRECTIVE.findall(overlay)) != used:
-        log.problem(
-            "",
-            "a directive does not stand above a heading, or says nothing known",
-            "write `<!-- overlay: after HEADING -->` right above the heading of the section",
-        )
+        what = "a directive does not stand above a heading, or says nothing known"
+        log.problem("", what, "write `<!-- overlay: after HEADING -->` right above the heading")
     return found
 
 
@@ -153,28 +139,21 @@ def _merge_section(text: str, after: str | None, section: list[str], log: Log) -
     (heading, *_) = headings(section)
     same = [h for h in known if h.text == heading.text]
     if len(same) > 1:
-        log.problem(
-            heading.text, "upstream has this heading more than once", "choose another heading"
-        )
+        what = "upstream has this heading more than once"
+        log.problem(heading.text, what, "choose another heading")
         return text
     if same:
         return _replace(lines, known, same[0], section, log)
     targets = [h for h in known if h.text == after]
     if after is not None and len(targets) != 1:
-        log.problem(
-            heading.text,
-            f"its marker names `{after}`, which is a heading of "
-            f"{'several sections' if targets else 'no section'}",
-            "name a heading that stands once, or remove the marker to put it at the end",
-        )
+        count = "several sections" if targets else "no section"
+        what = f"its marker names `{after}`, which is a heading of {count}"
+        log.problem(heading.text, what, "name a heading that stands once, or remove the marker")
         return text
     end = _end(known, targets[0], len(lines)) if targets else len(lines)
     if any(h.line == end and h.level > heading.level for h in known):
-        log.problem(
-            heading.text,
-            f"the sections that follow `{after}` would come to belong to it",
-            "name the last section of its own level, or give it a deeper heading",
-        )
+        what = f"the sections that follow `{after}` would come to belong to it"
+        log.problem(heading.text, what, "name the last section of its own level")
     log.changes.append(Change("adds", heading.text, after=after))
     return _joined(lines[:end], section, lines[end:])
 

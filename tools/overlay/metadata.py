@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import configparser
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tools.overlay.upstream import Release
+from tools.overlay.upstream import Release
 
 _OWN = ("name", "version", "readme", "dynamic")
 _TABLES = {"console_scripts": "scripts", "gui_scripts": "gui-scripts"}

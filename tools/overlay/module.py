@@ -6,8 +6,8 @@ import ast
 import io
 import re
 import tokenize
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from tools.overlay.changes import Change, Log, Merged
 from tools.overlay.fingerprint import fingerprint
@@ -24,9 +24,6 @@ from tools.overlay.pieces import (
     qualified,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
 _DIRECTIVE = re.compile(r"#\s*overlay\s*:")
 _MARKER = re.compile(r"# overlay: after (\S+)")
 EXPORTS = "__all__"
@@ -42,24 +39,10 @@ def merge_module(
 ) -> Merged:
     """Merge the text of a module.
 
-    Parameters
-    ----------
-    upstream : str or None
-        The module as released; `None` if there is none.
-    overlay : str
-        What the overlay adds to it or replaces in it. Its docstring is for its readers and is left out.
-    path : str
-        The module's path, for messages.
-    keep : callable
-        Tells by its qualified name whether a definition of the overlay is merged.
-    forms : Sequence of str
-        Modules with other forms of definitions that are not kept, which are merged instead; the last
-        form counts.
-
-    Returns
-    -------
-    Merged
-        The text, what was done, and what was wrong. The text is not laid out yet: that is for `tidy`.
+    `upstream` is the module as released, `None` if there is none. The overlay's docstring is for its readers
+    and is left out. `keep` tells by its qualified name whether a definition of the overlay is merged. `forms`
+    are modules with other forms of definitions that are not kept, which are merged instead; the last counts.
+    The text that comes back is not laid out yet: that is for `tidy`.
     """
     log = Log(path)
     parsed: list[Scope] = []
@@ -99,11 +82,8 @@ def _refuse_what_is_lost(overlay: str, mine: Scope, theirs: Scope, log: Log) -> 
     for piece in filter(_is_import, mine.pieces):
         node = piece.nodes[0]
         if is_typing(node) and (node.orelse or len(for_typing([node])) < len(node.body)):
-            log.problem(
-                "",
-                "the overlay's `if TYPE_CHECKING:` holds more than imports",
-                "keep imports there, and put the rest at module level",
-            )
+            what = "the overlay's `if TYPE_CHECKING:` holds more than imports"
+            log.problem("", what, "put the rest at module level")
     first = mine.pieces[0] if mine.pieces else None
     skip = first.end if first and is_string(first.nodes[0]) else 0
     leaves = list(_leaves(mine, theirs))
@@ -113,17 +93,11 @@ def _refuse_what_is_lost(overlay: str, mine: Scope, theirs: Scope, log: Log) -> 
         inside = any(piece.head <= number < piece.end for piece in leaves)
         above = any(piece.start <= number < piece.head for piece in leaves)
         if _DIRECTIVE.match(comment) and not above:
-            log.problem(
-                "",
-                f"`{comment}` stands where it directs nothing",
-                "markers go above a definition of a module, or of a class that upstream has",
-            )
+            remedy = "put it above a definition of a module, or of a class that upstream has"
+            log.problem("", f"`{comment}` stands where it directs nothing", remedy)
         elif not inside and not above:
-            log.problem(
-                "",
-                f"`{comment}` belongs to no definition, so it has no place to go",
-                "put it above a definition, or into the module docstring of the overlay's file",
-            )
+            what = f"`{comment}` belongs to no definition, so it has no place to go"
+            log.problem("", what, "put it above one, or into the docstring of the overlay's module")
 
 
 def _leaves(mine: Scope, theirs: Scope) -> Iterator[Piece]:
@@ -265,11 +239,8 @@ class _Merge:
         """Refuse what is no definition, a placeholder excepted."""
         node, name = piece.nodes[0], within.rstrip(".")
         if is_string(node):
-            self.log.problem(
-                name,
-                "the overlay writes a docstring or a bare string here, which has no place to go",
-                "remove it: upstream's docstring stays; notes of the overlay go into its module docstring",
-            )
+            what = "the overlay writes a docstring or a bare string here, which has no place to go"
+            self.log.problem(name, what, "remove it: upstream's docstring stays")
         elif not is_placeholder(node):
             code = piece.own[0].strip()
             what = f"`{code}` defines nothing, so it cannot be merged"
@@ -281,21 +252,15 @@ class _Merge:
         """Return the lines that take the place of a definition of upstream's."""
         target = existing[0]
         if len(existing) > 1 or target.names != piece.names:
-            self.log.problem(
-                name,
-                "upstream defines this more than once, or together with other names",
-                "the merge replaces a definition that stands once and by itself: add another one instead",
-            )
+            what = "upstream defines this more than once, or together with other names"
+            self.log.problem(name, what, "add a definition with another name instead")
             return []
         if target.own == piece.own:
             self.log.changes.append(Change("keeps", name))
             return []
         if after:
-            self.log.problem(
-                name,
-                "upstream has it, so it stays where it is, but a marker says where it goes",
-                "remove the marker",
-            )
+            what = "upstream has it, so it stays where it is, but a marker says where it goes"
+            self.log.problem(name, what, "remove the marker")
         if all(p.class_ for p in (target, piece)):
             return target.above + self._open_class(target, piece, name)
         if name == EXPORTS:
@@ -317,11 +282,8 @@ class _Merge:
             ("bases", "decorators"), _head(piece), _head(target), strict=True
         ):
             if mine and mine != theirs:
-                self.log.problem(
-                    name,
-                    f"the overlay gives the class {what} that are not upstream's",
-                    f"leave them out: the {what} of a class that is opened stay upstream's",
-                )
+                said = f"the overlay gives the class {what} that are not upstream's"
+                self.log.problem(name, said, "leave them out: they stay upstream's")
         body = self.scope(members(target), members(piece), f"{name}.")
         return header(target) + body if any(map(str.strip, body)) else target.own
 
@@ -366,11 +328,8 @@ class _Merge:
                 followers.setdefault(target, []).append(piece)
             else:
                 lost.append(piece)
-                self.log.problem(
-                    within + piece.name,
-                    f"its marker names `{after}`, which neither upstream nor the overlay defines here",
-                    "name a sibling that exists, or remove the marker",
-                )
+                what = f"its marker names `{after}`, which neither upstream nor the overlay defines"
+                self.log.problem(within + piece.name, what, "name a sibling that exists")
 
         def chain(piece: Piece) -> Iterator[Piece]:
             yield piece
@@ -383,11 +342,8 @@ class _Merge:
         for piece in lost:
             list(chain(piece))
         for piece in (piece for stranded in followers.values() for piece in stranded):
-            self.log.problem(
-                within + piece.name,
-                "its marker and those of its siblings name each other in a circle",
-                "let one of them name a definition of upstream",
-            )
+            what = "its marker and those of its siblings name each other in a circle"
+            self.log.problem(within + piece.name, what, "let one name a definition of upstream")
         return placed
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 type Block = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 BLOCKS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 """What stands apart from its neighbours by blank lines."""
+IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 @dataclass(slots=True, eq=False)
@@ -212,34 +210,12 @@ def is_placeholder(node: ast.stmt) -> bool:
 def hidden_names(scope: Scope) -> dict[str, str]:
     """Collect the names that a scope binds by an import or inside `if`, `try` and the like, and say how."""
     found: dict[str, str] = {}
-    for piece in scope.pieces:
-        for node in piece.nodes:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                found |= dict.fromkeys(imported(node), "an import")
-            elif not piece.names:
-                how = f"a statement inside `{type(node).__name__.lower()}`"
-                found |= {name: how for inner in nested(node) for name in _bound(inner)}
+    for node in (piece.nodes[0] for piece in scope.pieces if not piece.names):
+        how = f"a statement inside `{type(node).__name__.lower()}`"
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.alias):
+                imported = inner.asname or inner.name.partition(".")[0]
+                found[imported] = "an import" if isinstance(node, IMPORTS) else how
+            elif isinstance(inner, ast.stmt):
+                found |= dict.fromkeys(defined(inner), how)
     return found
-
-
-def _bound(node: ast.stmt) -> tuple[str, ...]:
-    return imported(node) or defined(node)
-
-
-def imported(node: ast.stmt) -> tuple[str, ...]:
-    """Return the names that an import statement binds; none for another statement."""
-    if not isinstance(node, ast.Import | ast.ImportFrom):
-        return ()
-    return tuple(a.asname or a.name.partition(".")[0] for a in node.names if a.name != "*")
-
-
-def nested(node: ast.stmt) -> Iterator[ast.stmt]:
-    """Yield the statements inside of `if`, `try` and the like, whatever the depth."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, BLOCKS):
-            yield child
-        elif isinstance(child, ast.stmt):
-            yield child
-            yield from nested(child)
-        elif isinstance(child, ast.ExceptHandler | ast.match_case):
-            yield from (inner for s in child.body for inner in (s, *nested(s)))

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.overlay.problems import OverlayError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SETTINGS = (
     "--isolated",

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from tools.overlay.changes import Action, Change
 from tools.overlay.markdown import merge_document
 from tools.overlay.module import merge_module
 from tools.overlay.problems import OverlayError, Problem
 from tools.overlay.tidy import tidy
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from tools.overlay.changes import Action, Change
 
 STAMP = ".overlay-merged"
 """A file beside the package in every tree written here: only such a tree is ever overwritten."""

@@ -10,16 +10,14 @@ import subprocess
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tools import installer
 from tools.overlay.problems import OverlayError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 type Kind = Literal["sdist", "wheel"]
 KINDS: tuple[Kind, ...] = ("sdist", "wheel")

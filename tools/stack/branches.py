@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tools.overlay.problems import Problem
+from tools.overlay.project import Project
 from tools.stack.cut import FIRST_NUMBER, Stack
-from tools.stack.manifest import StackError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from tools.overlay.project import Project
-    from tools.stack.manifest import Manifest, PullRequest
-    from tools.stack.repository import Identity, Repository
+from tools.stack.manifest import Manifest, PullRequest, StackError
+from tools.stack.repository import Identity, Repository
 
 _PATCH = re.compile(r"\d{4}-.*\.patch")
 
@@ -57,25 +52,10 @@ def commits(
     first_number: int = FIRST_NUMBER,
     numbers: Mapping[str, int] | None = None,
 ) -> Made:
-    """Make the commits of the stack, on which no branch stands yet.
+    """Make the commits of the stack on a base, on which no branch stands yet.
 
-    Parameters
-    ----------
-    project : Project
-        The fork.
-    repository : Repository
-        A checkout of zarr-python.
-    base : str
-        The commit to start from.
-    who : Identity
-        Who makes them, and when: the same for the same base and overlay gives the same hashes.
-    first_number, numbers
-        The numbers of the pull requests, for the names of change fragments.
-
-    Raises
-    ------
-    OverlayError
-        If the base holds no zarr or the overlay does not fit it: with every problem there is.
+    The same base, overlay, identity and numbers of the pull requests give the same hashes. If the base holds
+    no zarr, or the overlay does not fit it, every problem that there is is raised.
     """
     with repository.files(base) as folder:
         if not (folder / "src" / "zarr" / "__init__.py").is_file():
@@ -127,10 +107,7 @@ def _commit(
 def build(repository: Repository, made: Made, *, force: bool) -> None:
     """Let the branches point to their commits: all of them, or none.
 
-    Raises
-    ------
-    StackError
-        If one exists that may not be moved: without `force` none may, and that of a work tree never.
+    Without `force` none may be moved that exists, and that of a work tree never.
     """
     existing, used = repository.branches(), repository.checked_out()
     problems: list[Problem] = []
@@ -154,10 +131,7 @@ def build(repository: Repository, made: Made, *, force: bool) -> None:
 def export(repository: Repository, made: Made, into: Path, *, force: bool) -> list[Path]:
     """Write the commits as patches for `git am`, a folder for each series, and return the files in order.
 
-    Raises
-    ------
-    StackError
-        If there are patches already, and `force` does not allow to replace them.
+    Patches that are there are replaced only with `force`.
     """
     into = into.resolve()
     written: list[Path] = []

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 from tools.overlay.problems import Problem
-from tools.stack.manifest import NAME, StackError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from tools.stack.branches import Branch, Made
-    from tools.stack.cut import Stack
-    from tools.stack.manifest import Series
-    from tools.stack.repository import Repository
+from tools.stack.branches import Branch, Made
+from tools.stack.cut import Stack
+from tools.stack.manifest import NAME, Series, StackError
+from tools.stack.repository import Repository
 
 KINDS = ("src", "tests", "docs", "changes")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

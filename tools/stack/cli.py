@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools import suite
 from tools.environment import SetupError, alone
@@ -18,16 +15,13 @@ from tools.overlay.project import ROOT, Project
 from tools.stack import branches, repository
 from tools.stack import check as checks
 from tools.stack import rebase as rebasing
+from tools.stack.branches import Made
 from tools.stack.cut import FIRST_NUMBER, Stack
 from tools.stack.manifest import NAME, load
+from tools.stack.repository import Repository
 from tools.stack.verify import prepare, table
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from tools.stack.branches import Made
-    from tools.stack.repository import Repository
-
+type _Add = Callable[..., argparse.Action]
 type Command = Callable[[Project, argparse.Namespace], int | None]
 
 
@@ -105,20 +99,15 @@ def _made(project: Project, options: argparse.Namespace) -> tuple[Repository, Ma
         checkout = repository.of_release(project, version, _folder(project))
     else:
         checkout = repository.at(options.checkout)
-        checkout.expect_clean()
     base = checkout.commit(options.base or f"v{version}")
-    sent = "author" in options
-    who = (
-        checkout.identity(base=base, author=options.author, date=options.date)
-        if sent
-        else checkout.nobody(base)
-    )
-    numbers = dict(options.number) if sent else {}
+    if "author" not in options:  # nothing is sent
+        return checkout, branches.commits(project, checkout, base, checkout.nobody(base))
+    who = checkout.identity(base=base, author=options.author, date=options.date)
     manifest = load(project.root / NAME)
     numbers = {
-        manifest.pull_requests[manifest.number(name)].branch: n for name, n in numbers.items()
+        manifest.pull_requests[manifest.number(name)].branch: n for name, n in options.number
     }
-    first = options.first_number if sent else FIRST_NUMBER
+    first = options.first_number
     return checkout, branches.commits(
         project, checkout, base, who, first_number=first, numbers=numbers
     )
@@ -131,110 +120,57 @@ def _number(text: str) -> tuple[str, int]:
     return branch, int(number)
 
 
-def _with_base(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+def _with_base(add: _Add) -> None:
+    add(
         "--checkout",
         type=Path,
         metavar="PATH",
-        help="a clone of zarr-python; left out, one is made of the source distribution of the release, "
-        "in build/stack",
+        help="a clone of zarr-python; left out, one is made of the release's source distribution",
     )
-    where.add_argument(
-        "--release",
-        metavar="VERSION",
-        help="the release to make a checkout of, the pinned one if left out",
-    )
-    parser.add_argument(
-        "--base",
-        metavar="REF",
-        help="the commit, tag or branch to start from; the tag of the release if left out",
-    )
+    add("--release", metavar="VERSION", help="another release than the pinned one")
+    add("--base", metavar="REF", help="the commit to start from; the release's tag if left out")
 
 
-def _with_sending(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--author",
-        metavar="AUTHOR",
-        help="`Name <name@example.org>`; the user that git knows if left out",
-    )
-    parser.add_argument(
-        "--date",
-        metavar="DATE",
-        help="the date of the commits; that of the base if left out, so that building twice gives the "
-        "same commits",
-    )
-    parser.add_argument(
+def _with_sending(add: _Add) -> None:
+    add("--author", metavar="AUTHOR", help="`Name <name@example.org>`; git's user if left out")
+    add("--date", metavar="DATE", help="the date of the commits; that of the base if left out")
+    add(
         "--number",
         type=_number,
         action="append",
         default=[],
         metavar="BRANCH=NUMBER",
-        help="the number that a pull request has, for the names of its change fragments; may be given "
-        "more than once",
+        help="the number of a pull request, for the names of its change fragments; may be repeated",
     )
-    parser.add_argument(
+    add(
         "--first-number",
         type=int,
         default=FIRST_NUMBER,
         metavar="NUMBER",
-        help="the number of the first pull request, for those without --number: the second has the "
-        f"next, and so on; {FIRST_NUMBER} if left out",
+        help=f"the number of the first pull request, from which others count; {FIRST_NUMBER} if left out",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace branches, or patches, that are there"
-    )
+    add("--force", action="store_true", help="replace branches, or patches, that are there")
 
 
-def _with_branches(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--branch",
-        action="append",
-        metavar="NAME",
-        help="verify this one alone; may be given more than once",
-    )
-    parser.add_argument(
-        "--suite", action="store_true", help="run upstream's whole suite on all series together too"
-    )
+def _with_branches(add: _Add) -> None:
+    add("--branch", action="append", metavar="NAME", help="verify this alone; may be repeated")
+    add("--suite", action="store_true", help="run upstream's whole suite on all series together")
 
 
-def _with_version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("version", metavar="VERSION", help="the release, 3.5.0")
-    parser.add_argument(
+def _with_version(add: _Add) -> None:
+    add("version", metavar="VERSION", help="the release, 3.5.0")
+    add(
         "--accept",
         action="store_true",
-        help="write the release into pyproject.toml and its fingerprints into overlay.lock, once all "
-        "applies and what drifted has been carried over",
+        help="pin the fork to it, once all applies and what drifted has been carried over",
     )
 
 
-def _with_into(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--into",
-        type=Path,
-        metavar="DIR",
-        help="the folder for the patches; left out, build/stack/patches",
-    )
+def _with_into(add: _Add) -> None:
+    add("--into", type=Path, metavar="DIR", help="a folder; left out, build/stack/patches")
 
 
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Let a signal that ends this program end what it has started first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(number, lambda number, _: sys.exit(128 + number))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_COMMANDS: dict[str, tuple[Command, tuple[Callable[[argparse.ArgumentParser], None], ...]]] = {
+_COMMANDS: dict[str, tuple[Command, tuple[Callable[[_Add], None], ...]]] = {
     "show": (show, (_with_base,)),
     "check": (check, (_with_base,)),
     "build": (build, (_with_base, _with_sending)),
@@ -245,20 +181,7 @@ _COMMANDS: dict[str, tuple[Command, tuple[Callable[[argparse.ArgumentParser], No
 
 
 def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : Sequence of str, optional
-        The arguments; those of the process if left out.
-    root : Path
-        The checkout of the fork; the one that this module is in if left out.
-
-    Returns
-    -------
-    int
-        The exit status: 1 when something is wrong with the stack.
-    """
+    """Run the command line for a checkout of the fork, and return 1 when something is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.stack",
         description="Cut the overlay into pull requests, as stack.toml says, and make branches of them.",
@@ -268,11 +191,10 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
         sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
         for extra in extras:
-            extra(sub)
+            extra(sub.add_argument)
     options = parser.parse_args(arguments)
     try:
-        with _ended_in_order():
-            return options.command(Project(root), options) or 0
+        return options.command(Project(root), options) or 0
     except (OverlayError, SetupError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tools.overlay import lock, tree
 from tools.overlay.problems import Problem
+from tools.overlay.project import Project
 from tools.stack import leaves, ownership
-from tools.stack.manifest import NAME, StackError, load
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
-    from tools.overlay.project import Project
-    from tools.stack.leaves import Leaf
-    from tools.stack.manifest import Manifest
+from tools.stack.leaves import Leaf
+from tools.stack.manifest import NAME, Manifest, StackError, load
 
 FORMS = "stack"
 """The folder with definitions as branches have them that come before the branch that brings the overlay's."""
@@ -111,13 +106,7 @@ class Stack:
         ]
 
     def check_base(self) -> None:
-        """See to it that the overlay fits the base.
-
-        Raises
-        ------
-        StackError
-            If it does not merge, or a definition that it replaces is not the one that the lock knows.
-        """
+        """See to it that the overlay merges into the base, and replaces what the lock knows there."""
         plans = self.plans
         problems = [problem for plan in plans for problem in plan.problems]
         locked = self.project.load_lock()
@@ -129,23 +118,7 @@ class Stack:
             raise StackError(problems)
 
     def files(self, numbers: Collection[int]) -> dict[str, bytes]:
-        """Return the files that pull requests change or add together.
-
-        Parameters
-        ----------
-        numbers : Collection of int
-            Their indexes.
-
-        Returns
-        -------
-        dict
-            By path in upstream's checkout.
-
-        Raises
-        ------
-        StackError
-            If something does not merge.
-        """
+        """Return by path the files that some pull requests, given by their indexes, change or add together."""
         keys: dict[str, tuple[object, ...]] = {}
         problems: list[Problem] = []
         for path, found in self.leaves.items():

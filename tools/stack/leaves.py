@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tools.overlay import pieces, tree
 from tools.overlay.markdown import headings, marker_of
 from tools.overlay.module import EXPORTS, exported
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
-    from pathlib import Path
-
-    from tools.overlay.pieces import Scope
+from tools.overlay.pieces import Scope
 
 _FOLDERS = (("src", tree.PACKAGE), ("", "tests"), ("", tree.DOCUMENTS), ("", "changes"))
 

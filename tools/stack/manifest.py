@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from tools.overlay.problems import OverlayError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from pathlib import Path
 
 NAME = "stack.toml"
 WIDTH = 72
@@ -59,13 +57,10 @@ class PullRequest:
     issues: tuple[int, ...] = ()
     """The issues of zarr-python that it answers."""
     definitions: tuple[str, ...] = ()
-    """`zarr/abc/store.py::Store.get_many`, or a whole file."""
     tests: tuple[str, ...] = ()
-    """`tests/test_array.py::test_name`, or a whole file."""
     docs: tuple[str, ...] = ()
-    """`docs/user-guide/storage.md#Heading`, or a whole file."""
     fragments: tuple[str, ...] = ()
-    """Files of `changes/`, `get-many.feature.md`: on the branch the number of the pull request stands first."""
+    """Files of `changes/`. On the branch their names begin with the number of the pull request."""
     upstream_tests: tuple[str, ...] = ()
     """Upstream's tests of the modules that it touches."""
 

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from tools.overlay.problems import Problem
-from tools.stack.leaves import defined
-from tools.stack.manifest import NAME, StackError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from tools.stack.leaves import Leaf
-    from tools.stack.manifest import Manifest
+from tools.stack.leaves import Leaf, defined
+from tools.stack.manifest import NAME, Manifest, StackError
 
 
 def assign(manifest: Manifest, leaves: Sequence[Leaf]) -> dict[Leaf, int]:
     """Find the pull request of each leaf: that which names it, or else the nearest that encloses it.
 
-    Parameters
-    ----------
-    manifest : Manifest
-        What `stack.toml` says.
-    leaves : Sequence of Leaf
-        All that the fork has.
-
-    Returns
-    -------
-    dict
-        By leaf, the index of the pull request. What stays with the fork is left out.
-
-    Raises
-    ------
-    StackError
-        If something belongs to no pull request or to two, if a pull request names what there is not, or
-        if something comes before what encloses it.
+    What stays with the fork is left out. It is an error if something belongs to no pull request or to two, if
+    a pull request names what there is not, or if something comes before what encloses it.
     """
     requests = manifest.pull_requests
     problems: list[Problem] = []
@@ -93,24 +72,8 @@ def forms(
 ) -> dict[tuple[int, str], str]:
     """Read the definitions that a branch has in another form than the one that brings the overlay's.
 
-    Parameters
-    ----------
-    above : Path
-        The folder that holds one for each such branch, with modules at their paths.
-    manifest : Manifest
-        What `stack.toml` says.
-    owners : Mapping
-        The pull request of each leaf of the overlay.
-
-    Returns
-    -------
-    dict
-        By the index of the pull request and the path in upstream's checkout, the modules.
-
-    Raises
-    ------
-    StackError
-        If a file lies elsewhere, or defines what no later pull request has.
+    They lie in a folder for each such branch, in modules at their paths, and come back by the index of the
+    pull request and the path. A later pull request must have each of them.
     """
     by_name = {(leaf.path, leaf.name): owner for leaf, owner in owners.items()}
     found: dict[tuple[int, str], str] = {}

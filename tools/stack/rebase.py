@@ -6,21 +6,17 @@ import ast
 import difflib
 import re
 import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from tools.overlay import pieces, tree
+from tools.overlay import lock, pieces, tree
 from tools.overlay.markdown import headings
 from tools.overlay.problems import OverlayError, Problem
 from tools.overlay.project import Project
+from tools.overlay.upstream import Release
+from tools.stack.cut import Stack
 from tools.stack.manifest import StackError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from tools.overlay.upstream import Release
-    from tools.stack.cut import Stack
 
 _PIN = r"(zarr\s*==\s*){}(?=[\"'\s;,])"
 
@@ -57,44 +53,42 @@ class Report:
 
 
 def compare(stack: Stack, new: Path, version: str) -> Report:
-    """Compare the overlay with another release.
-
-    Parameters
-    ----------
-    stack : Stack
-        The stack, cut against the sources of the pinned release.
-    new : Path
-        The sources of the other release.
-    version : str
-        The other release.
-    """
+    """Compare the overlay, cut against the sources of the pinned release, with the sources of another."""
     old, locked = stack.base, stack.project.load_lock()
     files = [path for path in stack.overlay if path not in stack.manifest.own]
     found: list[Finding] = []
     left_out: list[str] = []
-    for before, prefix in zip(stack.plans, ("src/", "", ""), strict=True):
+    plans = zip(stack.plans, Stack(stack.project, new).plans, ("src/", "", ""), strict=True)
+    for before, after, prefix in plans:
         if not (new / prefix / before.folder).is_dir():
             left_out.append(before.folder)
             files = [path for path in files if not path.startswith(f"{prefix}{before.folder}/")]
             continue
-        after = tree.plan(
-            new / prefix, stack.project.root / prefix, folder=before.folder, lay_out=False
+        drifted = {
+            name: digest
+            for name, digest in after.replaced().items()
+            if locked.replaced.get(name, digest) != digest
+        }
+        found += (
+            Finding(prefix + path, "", "upstream has a file of this name")
+            for path in sorted(after.opened() - before.opened() - after.definitions("opens"))
         )
-        for path, name, what in _changes(before, after):
-            found.append(Finding(f"{prefix}{path}", name, what))
-        for name, digest in sorted(after.replaced().items()):
-            if locked.replaced.get(name, before.replaced().get(name, digest)) != digest:
-                path, _, definition = name.partition("::")
-                diff = _diff(old / prefix / path, new / prefix / path, definition)
-                what = f"upstream's is {digest}"
-                found.append(Finding(f"{prefix}{path}", definition, what, accepted=True, diff=diff))
+        for problem in (*after.problems, *lock.verify(after, locked)):
+            path, _, name = problem.where.partition("::")
+            if problem.where in drifted:
+                diff = _diff(old / prefix / path, new / prefix / path, name)
+                what = f"upstream's is {drifted[problem.where]}"
+                found.append(Finding(prefix + path, name, what, accepted=True, diff=diff))
+            # Markers lie idle only in a class that is gone, or behind an anchor that is: both are told.
+            elif "directs nothing" not in problem.what:
+                found.append(Finding(prefix + path, name, problem.what))
     for path in files:
         if path.endswith(".py"):
             found += (
                 Finding(path, "", f"uses {what}, which upstream does not have there")
                 for what in _lost_names(stack.overlay[path].decode(), path, old, new)
             )
-    kept = [f for f in found if f.path in files]
+    kept = dict.fromkeys(f for f in found if f.path in files)
     named = tuple(replace(f, concerns=_concerns(stack, f.path, f.name)) for f in kept)
     return Report(stack.project.pinned, version, tuple(files), named, tuple(left_out))
 
@@ -105,29 +99,6 @@ def _concerns(stack: Stack, path: str, name: str) -> tuple[str, ...]:
     found = [leaf for leaf in leaves if name and name in (leaf.name, *leaf.above)]
     numbers = {stack.owners[leaf] for leaf in found or leaves if leaf in stack.owners}
     return tuple(stack.manifest.pull_requests[number].branch for number in sorted(numbers))
-
-
-def _changes(before: tree.Plan, after: tree.Plan) -> Iterator[tuple[str, str, str]]:
-    """Yield file, definition and what is wrong for all that does not merge, or merges otherwise."""
-    gone = {path for path, part in before.parts.items() if not part.new and after.parts[path].new}
-    yield from ((path, "", "upstream has no such file") for path in sorted(gone))
-    for path, part in after.parts.items():
-        if not part.new and before.parts[path].new:
-            yield path, "", "upstream has a file of this name"
-    had, added = before.opened() | before.replaced().keys(), before.definitions("adds")
-    has = after.replaced().keys() | after.definitions("keeps")
-    for names, what in (
-        (after.definitions("adds") & had, "upstream has no such definition"),
-        (has & added, "upstream has one of this name"),
-    ):
-        for name in sorted(names):
-            path, _, definition = name.partition("::")
-            yield path, definition, what
-    for problem in after.problems:
-        path, _, definition = problem.where.partition("::")
-        # Markers lie idle only in a class that is gone, or behind an anchor that is: both are told.
-        if path not in gone and "directs nothing" not in problem.what:
-            yield path, definition, problem.what
 
 
 def _diff(old: Path, new: Path, name: str) -> tuple[str, ...]:
@@ -142,8 +113,8 @@ def definition(text: str, name: str) -> str:
     scope = pieces.module(text)
     *classes, last = name.split(".")
     for each in classes:
-        found = [piece for piece in scope.pieces if each in piece.names]
-        scope = pieces.members(found[0]) if found else pieces.Scope([])
+        outer = [piece for piece in scope.pieces if each in piece.names]
+        scope = pieces.members(outer[0]) if outer else pieces.Scope([])
     found = (piece.own for piece in scope.pieces if last in piece.names)
     return textwrap.dedent("".join(line for own in found for line in own))
 
@@ -227,23 +198,9 @@ def lines(report: Report) -> Iterator[str]:
 
 
 def accept(project: Project, report: Report, found: Release, digests: Mapping[str, str]) -> None:
-    """Pin the fork to another release.
+    """Pin the fork to another release, if all applies; what drifted is taken to have been looked at.
 
-    Parameters
-    ----------
-    project : Project
-        The fork.
-    report : Report
-        What the release means for it. What drifted is taken to have been looked at.
-    found : Release
-        The release: its source distribution.
-    digests : Mapping
-        The SHA-256 of its archives, by kind.
-
-    Raises
-    ------
-    StackError
-        If something does not apply; nothing is written then.
+    `found` is its source distribution, and `digests` are the SHA-256 of its archives, by kind.
     """
     if problems := [
         Problem(

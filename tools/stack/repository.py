@@ -7,19 +7,15 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.overlay import upstream
 from tools.overlay.problems import Problem
+from tools.overlay.project import Project
 from tools.stack.manifest import StackError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from tools.overlay.project import Project
 
 _AUTHOR = re.compile(r"(?P<name>[^<>\n]*[^<>\s]) <(?P<email>[^<>\s]+)>")
 _NOBODY = ("zarr-python", "zarr@localhost")
@@ -54,13 +50,7 @@ class Repository:
     def git(
         self, *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None
     ) -> str:
-        """Run git, and return its output without the newline at its end.
-
-        Raises
-        ------
-        StackError
-            If it fails, or there is none.
-        """
+        """Run git, which must not fail, and return its output without the newline at its end."""
         done = self._run(arguments, stdin, env)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
@@ -98,13 +88,6 @@ class Repository:
         remedy = "fetch it (`git fetch --tags` for releases), or name another with --base"
         raise StackError([Problem(str(self.path), f"`{ref}` names no commit", remedy)])
 
-    def expect_clean(self) -> None:
-        """Refuse a checkout with changes that are not committed."""
-        if changed := self.git("status", "--porcelain", "--untracked-files=no").splitlines():
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            what = f"has changes that are not committed, in {changed[0][3:]}{more}"
-            raise StackError([Problem(str(self.path), what, "commit or stash them")])
-
     def checked_out(self) -> set[str]:
         """Return the branches that are checked out, in any of the work trees."""
         mark = "branch refs/heads/"
@@ -125,21 +108,9 @@ class Repository:
         return {path: (int(a.replace("-", "0")), int(r.replace("-", "0"))) for a, r, path in rows}
 
     def identity(self, *, base: str, author: str | None, date: str | None) -> Identity:
-        """Find out who makes the commits, and when.
+        """Find out who makes commits: `Name <name@example.org>`, or the user that git knows.
 
-        Parameters
-        ----------
-        base : str
-            The commit whose date is theirs where none is given.
-        author : str, optional
-            `Name <name@example.org>`; the user that git knows if left out.
-        date : str, optional
-            The date.
-
-        Raises
-        ------
-        StackError
-            If the author is not written so, or git knows no user.
+        The date is that of the base if none is given.
         """
         date = date or self._date(base)
         if author is None:

@@ -10,22 +10,19 @@ import time
 import tomllib
 import zipfile
 from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from tools import children, installer, suite
 from tools.environment import Environment
 from tools.outcomes import Counts, finished, read
+from tools.overlay.project import Project
 from tools.stack import check
+from tools.stack.branches import Branch, Made
 from tools.stack.repository import Repository
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
-    from tools.overlay.project import Project
-    from tools.stack.branches import Branch, Made
 
 _SCM = ("SETUPTOOLS_SCM_PRETEND_VERSION", "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_ZARR")
 _VERSION_FILE = "zarr/_version.py"
@@ -90,8 +87,7 @@ def environment_for(project: Project) -> Environment:
     environment.make(sys.executable, version)
     needed = requirements(suite.unpacked(project))
     environment.install("what branches are verified with", needed)
-    release = f"zarr[{suite.EXTRAS}]=={project.pinned}"
-    environment.install("the dependencies of zarr", [release])
+    environment.install("the dependencies of zarr", [f"zarr[{suite.EXTRAS}]=={project.pinned}"])
     return environment
 
 
@@ -133,27 +129,15 @@ class Verification:
             self._install(self.made.base, "base")
             touched = {path for branch in chosen for path in self._touched(branch)}
             known = self._lint("base", sorted(touched))
-            verdicts = [
-                self._judge(
-                    branch.name, f"{n}/{len(chosen)}", self._branch, branch, f"{n:02}", known
-                )
-                for n, branch in enumerate(chosen, 1)
-            ]
+            verdicts = []
+            for number, branch in enumerate(chosen, 1):
+                print(f"-- {number}/{len(chosen)} {branch.name}", flush=True)
+                work = partial(self._branch, branch, f"{number:02}", known)
+                verdicts.append(_judge(branch.name, work))
             if len(chosen) == len(self.made.branches) and (self.compare or self.suite):
-                verdicts.append(self._judge("all series", "and", self._whole))
+                print("-- all series", flush=True)
+                verdicts.append(_judge("all series", self._whole))
         return verdicts
-
-    def _judge(
-        self, name: str, place: str, work: Callable[..., None], *arguments: object
-    ) -> Verdict:
-        print(f"-- {place} {name}", flush=True)
-        began = time.monotonic()
-        verdict = Verdict(name)
-        work(verdict, *arguments)
-        verdict.seconds = time.monotonic() - began
-        for line in verdict.wrong:
-            print(f"   {line}", flush=True)
-        return verdict
 
     @contextmanager
     def _work_tree(self) -> Iterator[None]:
@@ -178,7 +162,7 @@ class Verification:
         """Return the paths that a branch adds or changes."""
         return list(self.repository.changed(branch.parent, branch.commit))
 
-    def _branch(self, verdict: Verdict, branch: Branch, name: str, known: Findings) -> None:
+    def _branch(self, branch: Branch, name: str, known: Findings, verdict: Verdict) -> None:
         """Verify one branch."""
         verdict.wrong += self._apply(branch, name)
         if failed := self._install(branch.commit, name):
@@ -308,14 +292,23 @@ class Verification:
         return differences(meant, there)
 
 
+def _judge(branch: str, work: Callable[[Verdict], None]) -> Verdict:
+    began = time.monotonic()
+    verdict = Verdict(branch)
+    work(verdict)
+    verdict.seconds = time.monotonic() - began
+    for line in verdict.wrong:
+        print(f"   {line}", flush=True)
+    return verdict
+
+
 def differences(meant: Mapping[str, bytes], there: Mapping[str, bytes]) -> list[str]:
     """Return a line for each file that is on one side only or differs, the version aside."""
-    told: list[str] = []
-    for path in sorted((meant.keys() | there.keys()) - {_VERSION_FILE}):
-        if meant.get(path) != there.get(path):
-            what = "is missing" if path not in there else "is too many"
-            told.append(f"{path} {'differs' if path in meant and path in there else what}")
-    return told
+    return [
+        f"{path} {'is missing' if path not in there else 'differs' if path in meant else 'is too many'}"
+        for path in sorted((meant.keys() | there.keys()) - {_VERSION_FILE})
+        if meant.get(path) != there.get(path)
+    ]
 
 
 def _is_test(path: str) -> bool:

@@ -77,7 +77,7 @@ class TestAdded:
             ),
             ("# overlay: after LIMIT\nNEW = 2\n", "NEW = 2\n"),
             ("# overlay: after LIMIT\nNEW: int = 2\n", "NEW: int = 2\n"),
-            ("# overlay: after LIMIT\ntype New = int | None\n", "type New = int | None\n"),
+            ("# overlay: after LIMIT\ntype New = int | None\n", "\ntype New = int | None\n"),
             ("# overlay: after NAMES\nNEW = 2\n", "NEW = 2\n"),
             ("# overlay: after NAMES\n# Why.\nNEW = 2\n", "\n# Why.\nNEW = 2\n"),
         ],
@@ -120,7 +120,7 @@ class TestAdded:
             (
                 "A = 1\n\n\ndef f(): ...\n\n\nC = f()\n",
                 "type B = int\n",
-                "A = 1\ntype B = int\n\n\ndef f(): ...\n\n\nC = f()\n",
+                "A = 1\n\ntype B = int\n\n\ndef f(): ...\n\n\nC = f()\n",
             ),
             # Behind the imports where there is none.
             (
