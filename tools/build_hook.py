@@ -3,10 +3,9 @@
 Both hooks run in the build environment, where the release that the overlay is merged into is installed.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from collections.abc import Iterator
 
 from tools.overlay import metadata, tree, upstream
 from tools.overlay.problems import OverlayError

@@ -1,7 +1,5 @@
 """Running other programs so that none of them outlives this one."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """How much of what the overlay adds and replaces its tests cover: lines and branches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

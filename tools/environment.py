@@ -79,10 +79,7 @@ class Environment:
 
     @staticmethod
     def of(interpreter: str) -> Environment:
-        """Make the environment for an interpreter, `build/env-3.12`, unless it is there.
-
-        The interpreter is given by its path, its name, or its version: `3.13`.
-        """
+        """Make `build/env-3.12` for an interpreter, given by its path, name or version, unless it is there."""
         path = shutil.which(interpreter) or shutil.which(f"python{interpreter}")
         probe = [path or interpreter, "-c", _PROBE]
         try:
@@ -104,12 +101,9 @@ class Environment:
         return other
 
     def make(self, interpreter: str, version: str) -> None:
-        """Make it, with a recent pip, unless it is there for this version of Python.
-
-        The interpreter needs pip or `ensurepip`, or uv has to be on the path.
-        """
+        """Make it, with a recent pip, unless it is there for this version of Python."""
         stamp = self.path / ".made-with"
-        if stamp.exists() and stamp.read_text() == version and _runs(self.python):
+        if stamp.exists() and stamp.read_text() == version and self.python.exists():
             return
         with _step(f"making {self.path.name} with Python {version}"):
             shutil.rmtree(self.path, ignore_errors=True)
@@ -130,25 +124,14 @@ class Environment:
         if stamp.exists() and stamp.read_text() == wanted:
             return False
         stamp.unlink(missing_ok=True)
-        pip = [
-            str(self.python),
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "--no-input",
-            "install",
-        ]
+        pip = [*installer.pip(str(self.python)), "install", "--constraint", str(CONSTRAINTS)]
         with _step(f"installing {what}"):
-            _call([*pip, "--constraint", str(CONSTRAINTS), *arguments], f"{self.path.name}-{label}")
+            _call([*pip, *arguments], f"{self.path.name}-{label}")
         stamp.write_text(wanted)
         return True
 
     def variables(self, **extra: str) -> dict[str, str]:
-        """Return this program's environment variables and others, for what is tested here.
-
-        The programs of the environment come first on the path, and what would configure zarr, pytest or
-        Python is left out.
-        """
+        """Return this program's variables, for what is tested here, without those that would configure it."""
         kept = {name: text for name, text in os.environ.items() if not name.startswith(_FOREIGN)}
         return kept | {"PATH": f"{self.bin}{os.pathsep}{kept.get('PATH', '')}"} | extra
 
@@ -189,10 +172,3 @@ def _call(command: Sequence[str], name: str) -> None:
     if children.run(command, cwd=ROOT, log=log):
         last = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         raise SetupError(f"failed: {' '.join(command)}\n{last}")
-
-
-def _runs(python: Path) -> bool:
-    try:
-        return subprocess.run([python, "-c", ""], check=False).returncode == 0
-    except OSError:
-        return False

@@ -16,13 +16,7 @@ else:
 
 
 def pip(python: str = sys.executable) -> list[str]:
-    """Return the command that runs pip with an interpreter: its own, or else the one that Python bundles.
-
-    Raises
-    ------
-    LookupError
-        If there is neither.
-    """
+    """Return the command that runs an interpreter's own pip, or else the one that Python bundles."""
     done = subprocess.run([python, "-c", _FIND], capture_output=True, text=True, check=False)
     if done.returncode:
         raise LookupError(f"{python} has neither pip nor ensurepip: install pip for it")

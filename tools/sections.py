@@ -1,7 +1,6 @@
 """The sections of a test run, one after the other, and the table at its end."""
 
-from __future__ import annotations
-
+import argparse
 import json
 import os
 import time
@@ -203,29 +202,17 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
 }
 
 
-def run(
-    environment: Environment,
-    *,
-    sections: Sequence[str],
-    arguments: Sequence[str],
-    stock: bool,
-    pipeline: str,
-    workers: int | None,
-) -> int:
-    """Run the sections, all that have something to do if none is named, and return the exit status.
-
-    The fork is installed in `environment`, in which this program runs. `arguments` are for pytest, `pipeline`
-    is the codec pipeline for upstream's suite, and `workers` share the tests, as many as there are processors
-    if `None`. With `stock`, upstream's suite runs on the release too.
-    """
+def run(environment: Environment, options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run the sections in the environment that has the fork, as `tools/test.py` was told, and return the status."""
     began = time.monotonic()
     project = Project()
     selection = parse(arguments, OWN_TESTS, lambda: suite.unpacked(project))
+    workers = options.workers
     if workers is None:
         workers = 0 if selection else len(os.sched_getaffinity(0))
-    trial = Trial(environment, selection, stock, pipeline, workers, project)
+    trial = Trial(environment, selection, options.stock, options.pipeline, workers, project)
     reports = [_section("install", lambda trial, _: trial.install(), trial)]
-    for name in sections or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
+    for name in options.only or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
         if name == "provenance" and not PROVENANCE.exists():
             continue
         if reports[0].good:

@@ -1,7 +1,5 @@
 """Which tests the arguments of `tools/test.py` select: the fork's, upstream's, or both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -117,11 +117,7 @@ def added_tests(definitions: Collection[str]) -> set[str]:
 
 
 def against_record(outcomes: Outcomes, added: Collection[str], expected: Counts) -> list[str]:
-    """Compare a run on the fork with the recorded counts of the release.
-
-    `added` names the test functions that the fork adds. Nothing comes back if no test of upstream's does
-    otherwise.
-    """
+    """Compare a run on the fork with the recorded counts of the release, but for tests that the fork adds."""
     theirs, _ = parted(outcomes, lambda test: function(test) in added)
     counts = Counts.of(theirs)
     if counts == expected:

@@ -51,36 +51,33 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--only",
         metavar="SECTIONS",
         type=_sections,
         default=(),
         help="run these alone, separated by commas; they are explained below",
     )
-    parser.add_argument(
+    add(
         "--stock",
         action="store_true",
-        help="run upstream's suite on the release too, in an environment of its own, and compare "
-        "the two test by test",
+        help="run upstream's suite on the release too, and compare the two test by test",
     )
-    parser.add_argument(
+    add(
         "--pipeline",
         choices=("batched", "fused"),
         default="batched",
         help="the codec pipeline that upstream's suite runs with",
     )
-    parser.add_argument(
+    add(
         "-n",
         dest="workers",
         metavar="WORKERS",
         type=int,
-        help="processes for upstream's tests; one for each processor if left out, but pytest's own "
-        "alone for a selection; 0 for the latter",
+        help="how many processes share the tests; 0 for pytest's own alone, as for a selection",
     )
-    parser.add_argument(
-        "--python", metavar="PYTHON", help="the interpreter to test with, left out: this one"
-    )
+    add("--python", metavar="PYTHON", help="the interpreter to test with, left out: this one")
     options, arguments = parser.parse_known_args()
 
     if sys.version_info < (3, 12):  # noqa: UP036, it may be run by any
@@ -110,14 +107,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
             from tools.sections import run
 
-            return run(
-                environment,
-                sections=options.only,
-                arguments=arguments,
-                stock=options.stock,
-                pipeline=options.pipeline,
-                workers=options.workers,
-            )
+            return run(environment, options, arguments)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

@@ -1,7 +1,5 @@
 """One run of the tests: what it tests, in which places, and how it runs pytest and others there."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ FORK_IS_BUILT_FROM = (
     "src",
     "tools/overlay",
     "tools/build_hook.py",
+    "tools/installer.py",
     "pyproject.toml",
     "overlay.lock",
 )

@@ -1,7 +1,5 @@
 """The command line of the overlay."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Sequence
@@ -9,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tools.overlay import lock, tree, upstream
-from tools.overlay.changes import Change
-from tools.overlay.problems import OverlayError
+from tools.overlay.problems import Change, OverlayError
 from tools.overlay.project import ROOT, Project
 
 type Command = Callable[[Project, argparse.Namespace], None]
@@ -57,12 +54,9 @@ def write_lock(project: Project, options: argparse.Namespace) -> None:
     new = project.rewritten(project.release(path), old)
     project.lock_file.write_text(new.text())
     for name in sorted({*old.replaced, *new.replaced}):
-        if name not in new.replaced:
-            print(f"- {name}")
-        elif name not in old.replaced:
-            print(f"+ {name}")
-        elif old.replaced[name] != new.replaced[name]:
-            print(f"~ {name}")
+        was, now = old.replaced.get(name), new.replaced.get(name)
+        if was != now:
+            print("-" if now is None else "+" if was is None else "~", name)
 
 
 _COMMANDS: dict[str, Command] = {"merge": merge, "lock": write_lock, "show": show}
@@ -82,13 +76,10 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
             "--upstream",
             type=Path,
             metavar="PATH",
-            help="a wheel, an sdist or a source folder of zarr; left out, the pinned wheel, which is kept in "
-            "build/upstream",
+            help="a wheel, an sdist or a source folder of zarr; the pinned wheel if left out",
         )
         if name == "merge":
-            sub.add_argument(
-                "--into", type=Path, metavar="DIR", help="where to write it; left out, build/merged"
-            )
+            sub.add_argument("--into", type=Path, metavar="DIR", help="a folder; or build/merged")
     options = parser.parse_args(arguments)
     try:
         options.command(Project(root), options)

@@ -3,18 +3,13 @@
 `ast.dump` will not do: what it writes for the same code differs between Python 3.12 and 3.13.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from collections.abc import Sequence
 
 
 def fingerprint(code: Sequence[ast.stmt]) -> str:
-    """Hash the syntax tree of some code: `sha256:` and the digest in hexadecimal.
-
-    Comments, blank lines and the layout of lines do not count; docstrings do.
-    """
+    """Hash the syntax tree of some code. Comments and layout do not count; docstrings do."""
     canonical = "\n".join(map(_canonical, code))
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

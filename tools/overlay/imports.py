@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from tools.overlay.changes import Log
 from tools.overlay.pieces import IMPORTS, defined, is_string, lines_of
+from tools.overlay.problems import Log
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """`overlay.lock`: which release the overlay was written against, and which of its definitions it replaces."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,9 +25,8 @@ class Lock:
     upstream: str
     """The version of the release."""
     sdist: str
-    """The SHA-256 of its source distribution, in hexadecimal."""
     wheel: str
-    """The SHA-256 of its wheel."""
+    """The SHA-256 of its archives, in hexadecimal."""
     opened: tuple[str, ...] = ()
     """The files and classes of upstream that the overlay goes into."""
     replaced: Mapping[str, str] = field(default_factory=dict)
@@ -76,10 +73,7 @@ def within(folder: str, names: Iterable[str]) -> set[str]:
 
 
 def verify(plan: Plan, lock: Lock) -> Iterator[Problem]:
-    """Compare what the overlay replaces with what the lock says that it replaces.
-
-    Yields a problem for each definition that drifted, is gone from upstream, or stands on one side only.
-    """
+    """Yield a problem for each definition that drifted, is gone from upstream, or stands on one side only."""
     replaced, kept, added = plan.replaced(), plan.definitions("keeps"), plan.definitions("adds")
     for name in sorted(within(plan.folder, lock.opened) - plan.opened() - kept):
         if name in added or name in plan.parts:

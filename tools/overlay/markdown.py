@@ -1,13 +1,11 @@
 """Merging one Markdown document of the overlay into upstream's, section by section."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tools.overlay.changes import Change, Log, Merged
+from tools.overlay.problems import Change, Log, Merged
 
 _HEADING = re.compile(r"(?P<marks>#{1,6})[ \t]+(?P<text>.*?)[ \t]*#*[ \t]*")
 _ATTRIBUTES = re.compile(r"[ \t]*\{[^{}]*\}$")

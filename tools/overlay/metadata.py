@@ -1,9 +1,6 @@
 """The metadata of the release, in the terms of `pyproject.toml`."""
 
-from __future__ import annotations
-
 import configparser
-from pathlib import Path
 from typing import Any
 
 from tools.overlay.upstream import Release
@@ -13,13 +10,10 @@ _TABLES = {"console_scripts": "scripts", "gui_scripts": "gui-scripts"}
 
 
 def project_table(release: Release) -> dict[str, Any]:
-    """Return what an installed or unpacked wheel says about itself, as a `project` table.
-
-    The name, the version and the readme are the fork's, and are left out.
-    """
+    """Return what a wheel says about itself, but name, version and readme, as a `project` table."""
     from hatchling.metadata.spec import project_metadata_from_core_metadata
 
-    info = _info(release)
+    info = release.info or release.root
     table = project_metadata_from_core_metadata((info / "METADATA").read_text())
     for field in _OWN:
         table.pop(field, None)
@@ -37,15 +31,6 @@ def project_table(release: Release) -> dict[str, Any]:
 
 def licenses(release: Release) -> dict[str, bytes]:
     """Return the licence files of the release, by the path that its metadata gives them."""
-    folder = _info(release) / "licenses"
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def _info(release: Release) -> Path:
-    if release.info is None:
-        raise ValueError(f"{release.root} holds no dist-info")
-    return release.info
+    folder = (release.info or release.root) / "licenses"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -1,7 +1,5 @@
 """Merging one module of the overlay into upstream's, definition by definition."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re
@@ -9,7 +7,6 @@ import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tools.overlay.changes import Change, Log, Merged
 from tools.overlay.fingerprint import fingerprint
 from tools.overlay.imports import add_imports, for_typing, imports_of, is_typing
 from tools.overlay.pieces import (
@@ -23,6 +20,7 @@ from tools.overlay.pieces import (
     module,
     qualified,
 )
+from tools.overlay.problems import Change, Log, Merged
 
 _DIRECTIVE = re.compile(r"#\s*overlay\s*:")
 _MARKER = re.compile(r"# overlay: after (\S+)")

@@ -1,7 +1,5 @@
 """A module or class body as a list of pieces: definitions, and what stands between them."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The project as a whole: its pins, its lock, its overlay, and what comes of merging them."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from dataclasses import dataclass
@@ -98,13 +96,7 @@ class Project:
         return plans
 
     def plan(self, found: upstream.Release) -> tree.Plan:
-        """Merge the overlay into a release, in memory, and compare it with the lock.
-
-        Raises
-        ------
-        OverlayError
-            If anything is wrong: with every problem there is.
-        """
+        """Merge the overlay into a release, in memory, compare it with the lock, and raise all that is wrong."""
         plans = self.plans(found)
         problems = [problem for plan in plans for problem in plan.problems]
         try:

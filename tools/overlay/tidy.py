@@ -1,7 +1,5 @@
 """Laying merged modules out with ruff, by upstream's rules."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from collections.abc import Mapping

@@ -1,16 +1,13 @@
 """Merging a whole package, and writing it down."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.overlay.changes import Action, Change
 from tools.overlay.markdown import merge_document
 from tools.overlay.module import merge_module
-from tools.overlay.problems import OverlayError, Problem
+from tools.overlay.problems import Action, Change, OverlayError, Problem
 from tools.overlay.tidy import tidy
 
 STAMP = ".overlay-merged"
@@ -44,28 +41,23 @@ class Plan:
     """By path, `zarr/abc/store.py`."""
     problems: tuple[Problem, ...]
 
+    def _named(self) -> Iterator[tuple[str, Change]]:
+        """Yield all that the overlay does, by `zarr/abc/store.py::Store.get`."""
+        for path, part in self.parts.items():
+            yield from ((f"{path}::{change.name}", change) for change in part.changes)
+
     def opened(self) -> set[str]:
         """Return the files and classes of upstream that the overlay goes into."""
         merged = {path for path, part in self.parts.items() if not part.new}
         return (merged - {_VERSION_FILE}) | self.definitions("opens")
 
     def replaced(self) -> dict[str, str]:
-        """Return each replaced definition, `zarr/abc/store.py::Store.get`, with upstream's fingerprint."""
-        return {
-            f"{path}::{change.name}": change.upstream
-            for path, part in self.parts.items()
-            for change in part.changes
-            if change.upstream
-        }
+        """Return each replaced definition with upstream's fingerprint."""
+        return {name: change.upstream for name, change in self._named() if change.upstream}
 
     def definitions(self, action: Action) -> set[str]:
         """Return the definitions with which the overlay does the one thing."""
-        return {
-            f"{path}::{change.name}"
-            for path, part in self.parts.items()
-            for change in part.changes
-            if change.action == action
-        }
+        return {name for name, change in self._named() if change.action == action}
 
 
 def files(root: Path, folder: str) -> Iterator[str]:
@@ -83,18 +75,10 @@ def plan(
     version: str | None = None,
     lay_out: bool = True,
 ) -> Plan:
-    """Merge a folder of the overlay into upstream's, in memory.
+    """Merge a folder of the overlay into upstream's, in memory; `upstream` and `overlay` hold the two.
 
-    Parameters
-    ----------
-    upstream, overlay : Path
-        The folders that hold the two.
-    folder : str
-        The folder: the package if left out.
-    version : str, optional
-        What `zarr.__version__` is to be; upstream's where it is left out.
-    lay_out : bool
-        Whether ruff lays out what is merged.
+    `version` is what `zarr.__version__` is to be, upstream's if left out; ruff lays out what is merged only
+    if `lay_out` says so.
     """
     parts: dict[str, Part] = {}
     problems: list[Problem] = []
@@ -116,9 +100,10 @@ def plan(
 def laid_out(parts: Mapping[str, Part]) -> dict[str, Part]:
     """Let ruff lay out the modules that were put together."""
     texts = {path: part.content.decode() for path, part in parts.items() if part.composed}
+    texts = tidy(texts)
     return {
-        **parts,
-        **{path: replace(parts[path], content=t.encode()) for path, t in tidy(texts).items()},
+        path: replace(part, content=texts[path].encode()) if part.composed else part
+        for path, part in parts.items()
     }
 
 
@@ -155,14 +140,10 @@ def merge_file(
 def versioned(text: str, version: str) -> str:
     """Set the version, as a string and as a tuple, in the text of `zarr/_version.py`."""
     public, _, local = version.partition("+")
-    fields = (
-        *(int(f) if f.isdecimal() else f for f in public.split(".")),
-        *([local] if local else ()),
-    )
-    for names, value in (
-        ("__version__ = version", version),
-        ("__version_tuple__ = version_tuple", fields),
-    ):
+    parts = [*public.split("."), *filter(None, [local])]
+    fields = tuple(int(part) if part.isdecimal() else part for part in parts)
+    values = {"__version__ = version": version, "__version_tuple__ = version_tuple": fields}
+    for names, value in values.items():
         text, count = re.subn(rf"^{names} = .*$", f"{names} = {value!r}", text, flags=re.MULTILINE)
         if count != 1:
             what = f"upstream's build no longer writes `{names} = …` once"

@@ -1,15 +1,11 @@
 """Finding the release that the overlay is merged into."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import re
 import shutil
 import subprocess
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,13 +67,7 @@ def installed() -> Release:
 
 
 def fetch(version: str, kind: Kind, into: Path, *, sha256: str | None = None) -> Path:
-    """Download the archive of a release from the package registry into a folder, once, and return it.
-
-    Raises
-    ------
-    OverlayError
-        If it cannot be downloaded, or does not hash to `sha256`.
-    """
+    """Download the archive of a release from the package registry, once, which must hash to `sha256`."""
     name = f"zarr-{version}-py3-none-any.whl" if kind == "wheel" else f"zarr-{version}.tar.gz"
     archive = into / name
     if not archive.exists():
@@ -108,20 +98,19 @@ def digest(archive: Path) -> str:
 
 def unpack(archive: Path, into: Path) -> Path:
     """Unpack a wheel or a source distribution, unless it is there, into `zarr-VERSION` or `zarr-VERSION-sdist`."""
-    name = archive.name.removesuffix(".tar.gz")
-    if name.endswith(".whl"):
-        target = into / "-".join(name.split("-")[:2])
-        if not target.exists():
-            with _complete(target) as folder, zipfile.ZipFile(archive) as wheel:
-                wheel.extractall(folder)
+    name, is_wheel = archive.name.removesuffix(".tar.gz"), archive.suffix == ".whl"
+    target = into / ("-".join(name.split("-")[:2]) if is_wheel else f"{name}-sdist")
+    if target.exists():
         return target
-    target = into / f"{name}-sdist"
-    if not target.exists():
-        with _complete(target) as folder, tarfile.open(archive) as sdist:
-            members = [member for member in sdist if "/" in member.name]
-            for member in members:
-                member.name = member.name.partition("/")[2]
-            sdist.extractall(folder, members, filter="data")
+    with _complete(target) as folder:
+        if is_wheel:
+            shutil.unpack_archive(archive, folder, "zip")
+        else:
+            shutil.unpack_archive(archive, folder, "gztar", filter="data")
+            (inner,) = folder.iterdir()  # `zarr-VERSION`
+            for path in inner.iterdir():
+                path.rename(folder / path.name)
+            inner.rmdir()
     return target
 
 

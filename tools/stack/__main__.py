@@ -1,7 +1,5 @@
 """Run `python -m tools.stack`."""
 
-from __future__ import annotations
-
 import signal
 import sys
 

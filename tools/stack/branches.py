@@ -1,7 +1,5 @@
 """Making the branches, and patches of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,10 +103,7 @@ def _commit(
 
 
 def build(repository: Repository, made: Made, *, force: bool) -> None:
-    """Let the branches point to their commits: all of them, or none.
-
-    Without `force` none may be moved that exists, and that of a work tree never.
-    """
+    """Let all branches point to their commits; one that exists moves with `force` alone, and in no work tree."""
     existing, used = repository.branches(), repository.checked_out()
     problems: list[Problem] = []
     lines: list[str] = []
@@ -129,10 +124,7 @@ def build(repository: Repository, made: Made, *, force: bool) -> None:
 
 
 def export(repository: Repository, made: Made, into: Path, *, force: bool) -> list[Path]:
-    """Write the commits as patches for `git am`, a folder for each series, and return the files in order.
-
-    Patches that are there are replaced only with `force`.
-    """
+    """Write the commits as patches for `git am`, a folder for each series; `force` replaces what is there."""
     into = into.resolve()
     written: list[Path] = []
     for series in made.manifest.series:

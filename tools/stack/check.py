@@ -1,7 +1,5 @@
 """What can be said of a stack without running anything: its sizes, and whether its branches stand alone."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -113,10 +111,7 @@ def table(
     more: Callable[[Branch], Sequence[str]] = lambda branch: (),
     heads: Sequence[str] = (),
 ) -> list[str]:
-    """Lay out what each branch and each series adds and removes, and how much it may add.
-
-    `more` returns further columns for a branch, and `heads` are their headings.
-    """
+    """Lay out what each branch and each series adds and may add; `more` and `heads` are further columns."""
     rows: list[tuple[str, ...]] = []
     for series in made.manifest.series:
         sums = dict.fromkeys(KINDS, (0, 0))

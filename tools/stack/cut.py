@@ -1,7 +1,5 @@
 """The files of upstream's checkout, as each pull request leaves them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,9 +8,9 @@ from pathlib import Path
 from tools.overlay import lock, tree
 from tools.overlay.problems import Problem
 from tools.overlay.project import Project
-from tools.stack import leaves, ownership
-from tools.stack.leaves import Leaf
+from tools.stack import ownership
 from tools.stack.manifest import NAME, Manifest, StackError, load
+from tools.stack.ownership import Leaf
 
 FORMS = "stack"
 """The folder with definitions as branches have them that come before the branch that brings the overlay's."""
@@ -42,7 +40,7 @@ class Stack:
     @cached_property
     def overlay(self) -> dict[str, bytes]:
         """The files of the fork, by path in upstream's checkout."""
-        return leaves.overlay_files(self.project.root)
+        return ownership.overlay_files(self.project.root)
 
     @cached_property
     def upstream(self) -> dict[str, bytes | None]:
@@ -59,7 +57,7 @@ class Stack:
         problems: list[Problem] = []
         for path, content in self.overlay.items():
             try:
-                found[path] = leaves.leaves(path, content, self.upstream[path])
+                found[path] = ownership.leaves(path, content, self.upstream[path])
             except (SyntaxError, ValueError) as error:
                 problems.append(Problem(path, f"cannot be taken apart: {error}", "correct it"))
             if self.upstream[path] is None and _MARK in content.decode(errors="ignore"):

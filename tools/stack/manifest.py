@@ -1,7 +1,5 @@
 """`stack.toml`: the series of pull requests, in their order, and what belongs to each."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Collection, Iterator

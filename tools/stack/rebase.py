@@ -1,7 +1,5 @@
 """Comparing the overlay with another release than the one that it is pinned to."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import re

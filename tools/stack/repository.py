@@ -1,7 +1,5 @@
 """Git, by its plumbing: what is made here never touches a work tree."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -108,10 +106,7 @@ class Repository:
         return {path: (int(a.replace("-", "0")), int(r.replace("-", "0"))) for a, r, path in rows}
 
     def identity(self, *, base: str, author: str | None, date: str | None) -> Identity:
-        """Find out who makes commits: `Name <name@example.org>`, or the user that git knows.
-
-        The date is that of the base if none is given.
-        """
+        """Find out who makes commits, git's user if none is given, and when, the base's date if none is."""
         date = date or self._date(base)
         if author is None:
             name, email = (self.asks("config", f"user.{part}") for part in ("name", "email"))
@@ -165,10 +160,7 @@ def of_release(project: Project, version: str, into: Path) -> Repository:
 
 
 def of_folder(source: Path, version: str, into: Path) -> Repository:
-    """Make a checkout of a folder with the files of a release, unless it is there.
-
-    It has one commit, the same every time, with the tag that the release has upstream.
-    """
+    """Make a checkout of the files of a release, unless it is there: one commit, always the same, and a tag."""
     made = Repository(into / f"zarr-{version}")
     if (made.path / ".git").is_dir() and made.asks("rev-parse", "--verify", f"v{version}"):
         return made

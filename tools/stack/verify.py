@@ -1,7 +1,5 @@
 """Trying each branch by itself, as upstream's reviewers and its CI would."""
 
-from __future__ import annotations
-
 import platform
 import re
 import shutil

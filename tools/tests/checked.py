@@ -10,7 +10,7 @@ from tools.overlay.module import merge_module
 from tools.overlay.tidy import tidy
 
 if TYPE_CHECKING:
-    from tools.overlay.changes import Merged
+    from tools.overlay.problems import Merged
 
 
 def untidy(text: str) -> str:

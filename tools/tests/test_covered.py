@@ -9,7 +9,7 @@ import pytest
 
 from tools import covered
 from tools.covered import Covered
-from tools.overlay.changes import Change
+from tools.overlay.problems import Change
 from tools.overlay.tree import Part, Plan
 
 MODULE = dedent("""\

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.overlay.changes import Change
+from tools.overlay.problems import Change
 from tools.tests.checked import attempt, formatted, merge, problem
 
 UPSTREAM = '''\

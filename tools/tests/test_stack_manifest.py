@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tools.stack.leaves import Leaf, leaves
 from tools.stack.manifest import Compatible, Manifest, PullRequest, Series, StackError, load
-from tools.stack.ownership import assign
+from tools.stack.ownership import Leaf, assign, leaves
 
 if TYPE_CHECKING:
     from pathlib import Path
