@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tools import suite
 from tools.environment import SetupError, alone
@@ -19,7 +20,6 @@ from tools.stack.manifest import NAME, load
 from tools.stack.repository import Repository
 from tools.stack.verify import prepare, table
 
-type _Add = Callable[..., argparse.Action]
 type Command = Callable[[Project, argparse.Namespace], int | None]
 
 
@@ -118,63 +118,46 @@ def _number(text: str) -> tuple[str, int]:
     return branch, int(number)
 
 
-def _with_base(add: _Add) -> None:
-    add(
-        "--checkout",
-        type=Path,
-        metavar="PATH",
-        help="a clone of zarr-python; left out, one is made of the release's source distribution",
-    )
-    add("--release", metavar="VERSION", help="another release than the pinned one")
-    add("--base", metavar="REF", help="the commit to start from; the release's tag if left out")
-
-
-def _with_sending(add: _Add) -> None:
-    add("--author", metavar="AUTHOR", help="`Name <name@example.org>`; git's user if left out")
-    add("--date", metavar="DATE", help="the date of the commits; that of the base if left out")
-    add(
-        "--number",
-        type=_number,
-        action="append",
-        default=[],
-        metavar="BRANCH=NUMBER",
-        help="the number of a pull request, for the names of its change fragments; may be repeated",
-    )
-    add(
-        "--first-number",
-        type=int,
-        default=FIRST_NUMBER,
-        metavar="NUMBER",
-        help=f"the number of the first pull request, from which others count; {FIRST_NUMBER} if left out",
-    )
-    add("--force", action="store_true", help="replace branches, or patches, that are there")
-
-
-def _with_branches(add: _Add) -> None:
-    add("--branch", action="append", metavar="NAME", help="verify this alone; may be repeated")
-    add("--suite", action="store_true", help="run upstream's whole suite on all series together")
-
-
-def _with_version(add: _Add) -> None:
-    add("version", metavar="VERSION", help="the release, 3.5.0")
-    add(
-        "--accept",
-        action="store_true",
-        help="pin the fork to it, once all applies and what drifted has been carried over",
-    )
-
-
-def _with_into(add: _Add) -> None:
-    add("--into", type=Path, metavar="DIR", help="a folder; left out, build/stack/patches")
-
-
-_COMMANDS: dict[str, tuple[Command, tuple[Callable[[_Add], None], ...]]] = {
-    "show": (show, (_with_base,)),
-    "check": (check, (_with_base,)),
-    "build": (build, (_with_base, _with_sending)),
-    "export": (export, (_with_base, _with_sending, _with_into)),
-    "rebase": (rebase, (_with_version,)),
-    "verify": (verify, (_with_base, _with_branches)),
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--checkout": {
+        "type": Path,
+        "help": "a clone of zarr-python; one is made of the release if left out",
+    },
+    "--release": {"help": "another release than the pinned one"},
+    "--base": {"help": "the commit to start from; the release's tag if left out"},
+    "--author": {"help": "`Name <name@example.org>`; git's user if left out"},
+    "--date": {"help": "the date of the commits; that of the base if left out"},
+    "--number": {
+        "type": _number,
+        "action": "append",
+        "default": [],
+        "metavar": "BRANCH=NUMBER",
+        "help": "the number of a pull request, for its change fragments; may be repeated",
+    },
+    "--first-number": {
+        "type": int,
+        "default": FIRST_NUMBER,
+        "help": f"the first pull request's, from which the others count; {FIRST_NUMBER} if left out",
+    },
+    "--force": {"action": "store_true", "help": "replace branches, or patches, that are there"},
+    "--into": {"type": Path, "help": "a folder for the patches; build/stack/patches if left out"},
+    "--branch": {"action": "append", "help": "verify this branch alone; may be repeated"},
+    "--suite": {"action": "store_true", "help": "run upstream's suite on all series together too"},
+    "version": {"help": "the release, 3.5.0"},
+    "--accept": {
+        "action": "store_true",
+        "help": "pin the fork to it, if all applies or has drifted",
+    },
+}
+_BASE = ("--checkout", "--release", "--base")
+_SENDING = (*_BASE, "--author", "--date", "--number", "--first-number", "--force")
+_COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
+    "show": (show, _BASE),
+    "check": (check, _BASE),
+    "build": (build, _SENDING),
+    "export": (export, (*_SENDING, "--into")),
+    "rebase": (rebase, ("version", "--accept")),
+    "verify": (verify, (*_BASE, "--branch", "--suite")),
 }
 
 
@@ -188,8 +171,8 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     for name, (command, extras) in _COMMANDS.items():
         sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
-        for extra in extras:
-            extra(sub.add_argument)
+        for option in extras:
+            sub.add_argument(option, **_OPTIONS[option])
     options = parser.parse_args(arguments)
     try:
         return options.command(Project(root), options) or 0

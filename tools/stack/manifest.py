@@ -136,6 +136,7 @@ class Manifest:
         return list(last.values())
 
 
+_KINDS = {str: "text", int: "a number", dict: "tables"}
 _LISTS = {
     "definitions": (r"zarr/[^#]+", "Python files of `src/`, `zarr/abc/store.py::Store.get_many`"),
     "tests": (r"tests/[^#]+", "files of `tests/`"),
@@ -161,33 +162,28 @@ class _Reader:
         for key in sorted(table.keys() - keys):
             self.wrong(where, f"`{key}` is not known", f"the keys are {', '.join(sorted(keys))}")
 
-    def get[T](self, where: str, table: dict[str, Any], key: str, kind: type[T], form: str) -> T:
+    def get[T](self, where: str, table: dict[str, Any], key: str, kind: type[T]) -> T:
         """Return a value that has to be there, and not to be empty."""
         value = table.get(key)
         if type(value) is kind and value:
             return value
-        self.wrong(where, f"`{key}` is not given, or is something else", f"write `{form}`")
+        self.wrong(where, f"`{key}` is not given, or is something else", f"write {_KINDS[kind]}")
         return kind()
 
-    def many(self, where: str, table: dict[str, Any], key: str, kind: type, form: str) -> list[Any]:
+    def many(self, where: str, table: dict[str, Any], key: str, kind: type) -> list[Any]:
         """Return a list that may be left out."""
         value = table.get(key, [])
         if isinstance(value, list) and all(type(item) is kind for item in value):
             return value
-        self.wrong(where, f"`{key}` lists something else", f"write `{form}`")
+        self.wrong(where, f"`{key}` lists something else", f"list only {_KINDS[kind]}")
         return []
 
-    def series(self, table: dict[str, Any]) -> Series:
-        keys = [f.name.replace("_", "-") for f in fields(Series)]
-        name = self.get("series", table, "name", str, 'name = "..."')
-        where = f"series {name}"
-        self.known(where, table, keys)
-        return Series(name, *(self.get(where, table, k, int, f"{k} = 100") for k in keys[1:]))
-
-    def compatible(self, table: dict[str, Any]) -> Compatible:
-        keys = [f.name for f in fields(Compatible)]
-        self.known("compatible", table, keys)
-        return Compatible(*(self.get("compatible", table, k, str, f'{k} = "..."') for k in keys))
+    def make[T](self, kind: type[T], table: dict[str, Any]) -> T:
+        """Make something of a table that gives each of its fields, as text or as a number."""
+        types: dict[str, Any] = {f.name.replace("_", "-"): f.type for f in fields(kind)}  # type: ignore[arg-type]
+        where = f"{kind.__name__.lower()} {table.get('name', '')}".rstrip()
+        self.known(where, table, types)
+        return kind(*(self.get(where, table, key, type_) for key, type_ in types.items()))
 
     def pull_request(
         self, number: int, table: dict[str, Any], series: dict[str, Series], closing: str
@@ -195,8 +191,7 @@ class _Reader:
         where = str(table.get("branch") or f"pull request {number}")
         self.known(where, table, {f.name.replace("most_", "most-") for f in fields(PullRequest)})
         branch, name, title, text = (
-            self.get(where, table, key, str, f'{key} = "..."')
-            for key in ("branch", "series", "title", "text")
+            self.get(where, table, key, str) for key in ("branch", "series", "title", "text")
         )
         if branch and not _BRANCH.fullmatch(branch):
             self.wrong(where, "that is no name for a branch", "use letters, digits, `-` and `/`")
@@ -208,11 +203,11 @@ class _Reader:
         self.body(where, text)
         most = series[name].most_added_by_branch if name in series else 1
         if "most-added" in table:
-            most = min(most, self.get(where, table, "most-added", int, "most-added = 100"))
-        issues = self.many(where, table, "issues", int, "issues = [1234]")
+            most = min(most, self.get(where, table, "most-added", int))
+        issues = self.many(where, table, "issues", int)
         lists: dict[str, tuple[str, ...]] = {}
         for key, (form, said) in _LISTS.items():
-            lists[key] = tuple(self.many(where, table, key, str, f'{key} = ["..."]'))
+            lists[key] = tuple(self.many(where, table, key, str))
             for item in lists[key]:
                 if not re.fullmatch(form, item):
                     what = f"`{item}` under `{key}` has another form"
@@ -243,19 +238,16 @@ def load(path: Path) -> Manifest:
         raise StackError([Problem(NAME, f"cannot be read: {error}", "write it")]) from None
     reader, top = _Reader(), "top level"
     reader.known(top, table, {"series", "pull_request", "own", "compatible", "closing"})
-    series = [reader.series(t) for t in reader.many(top, table, "series", dict, "[[series]]")]
+    series = [reader.make(Series, t) for t in reader.many(top, table, "series", dict)]
     by_name = {each.name: each for each in series}
     closing = str(table.get("closing", ""))
-    own = reader.many(top, table, "own", str, 'own = ["..."]')
+    own = reader.many(top, table, "own", str)
     requests = [
         reader.pull_request(number, entry, by_name, closing)
-        for number, entry in enumerate(
-            reader.many(top, table, "pull_request", dict, "[[pull_request]]"), 1
-        )
+        for number, entry in enumerate(reader.many(top, table, "pull_request", dict), 1)
     ]
     compatible = [
-        reader.compatible(entry)
-        for entry in reader.many(top, table, "compatible", dict, "[[compatible]]")
+        reader.make(Compatible, entry) for entry in reader.many(top, table, "compatible", dict)
     ]
     for what, names in (
         ("series", [each.name for each in series]),
