@@ -252,10 +252,10 @@ upstream_tests = ["tests/test_store.py"]
     edit(checkout.path / "docs/guide.md", "Text.", "Text of today.")
     main = commit_all(checkout, "docs: say when")
 
-    as_me = ("-c", "user.name=n", "-c", "user.email=e")
+    as_me = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.cleanup=whitespace")
     onto = ("rebase", "--quiet", "--update-refs", "--onto")
-    checkout.git(*as_me, *onto, "main", old["feat/many"], "fix/close")
-    checkout.git(*as_me, *onto, "fix/close", old["fix/close"], "docs/more")
+    checkout.git(*as_me, *onto, "main", "feat/many", "fix/close")
+    checkout.git(*as_me, *onto, "fix/close", "fix/close@{1}", "docs/more")
 
     now = checkout.branches()
     parents = [checkout.commit(f"{name}^") for name in ("feat/report", "fix/close", "docs/more")]

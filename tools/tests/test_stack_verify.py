@@ -135,7 +135,9 @@ def verification(
     write(upstream, {"src/zarr/py.typed": "", "src/zarr/testing.py": ""})
     write(upstream, {f"ci/{name}": SCRIPT for name in verify.SCRIPTS})
     store = upstream / "src/zarr/store.py"
-    store.write_text(store.read_text().replace('"""Stores."""\n', '"""Stores."""\n\nBAD: int = ""\n'))
+    store.write_text(
+        store.read_text().replace('"""Stores."""\n', '"""Stores."""\n\nBAD: int = ""\n')
+    )
     checkout = of_folder(upstream, "1.2.3", tmp_path / "checkouts")
     base = checkout.commit("v1.2.3")
     made = branches.commits(
