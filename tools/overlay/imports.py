@@ -56,11 +56,6 @@ def is_typing(node: ast.stmt) -> TypeGuard[ast.If]:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-def at_runtime(body: Sequence[ast.stmt]) -> list[Import]:
-    """Return what the import statements at the top level of a module import."""
-    return [found for node in body for found in imports_of(node)]
-
-
 def for_typing(body: Sequence[ast.stmt]) -> list[Import]:
     """Return what a module imports for typing only."""
     blocks = [node for node in body if is_typing(node)]
@@ -83,7 +78,7 @@ def add_imports(text: str, sources: Sequence[Sequence[ast.stmt]], log: Log) -> s
     for source in sources:
         wanted |= dict.fromkeys(for_typing(source), True)
     for source in sources:
-        wanted |= dict.fromkeys(at_runtime(source), False)
+        wanted |= dict.fromkeys((i for node in source for i in imports_of(node)), False)
     text = _without_typing(text, {found for found, late in wanted.items() if not late})
     body = ast.parse(text).body
     known = set(_anywhere(body))

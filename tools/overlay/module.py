@@ -236,13 +236,10 @@ class _Merge:
     def _refuse_statement(self, piece: Piece, within: str) -> None:
         """Refuse what is no definition, a placeholder excepted."""
         node, name = piece.nodes[0], within.rstrip(".")
-        if is_string(node):
-            what = "the overlay writes a docstring or a bare string here, which has no place to go"
-            self.log.problem(name, what, "remove it: upstream's docstring stays")
-        elif not is_placeholder(node):
-            code = piece.own[0].strip()
-            what = f"`{code}` defines nothing, so it cannot be merged"
-            self.log.problem(name, what, "make it part of a definition")
+        code = "a docstring or bare string" if is_string(node) else f"`{piece.own[0].strip()}`"
+        if not is_placeholder(node):
+            what = f"{code} defines nothing, so it cannot be merged"
+            self.log.problem(name, what, "make it part of a definition, or remove it")
 
     def _existing(
         self, existing: list[Piece], piece: Piece, after: str | None, name: str

@@ -187,22 +187,12 @@ def _targets(target: ast.expr) -> Iterator[str]:
 
 def is_string(node: ast.stmt) -> bool:
     """Tell a bare string, which is how docstrings are written."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 def is_placeholder(node: ast.stmt) -> bool:
     """Tell `pass` and `...`, which stand where there is nothing to say."""
-    if isinstance(node, ast.Pass):
-        return True
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and node.value.value is ...
-    )
+    return ast.unparse(node) in ("pass", "...")
 
 
 def hidden_names(scope: Scope) -> dict[str, str]:

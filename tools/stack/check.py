@@ -16,8 +16,8 @@ _CODE = re.compile(r"`+([^`\n]+)`+")
 _BOUND = re.compile(r"(?:def|class) (\w+)|(\w+) *(?::|=(?!=))")
 
 
-def check(stack: Stack, made: Made, repository: Repository) -> list[Problem]:
-    """Return what keeps the branches from being small and from standing alone."""
+def check(stack: Stack, made: Made, repository: Repository) -> None:
+    """See to it that the branches are small and stand alone, and raise all that is wrong."""
     problems: list[Problem] = []
     for branch in made.branches:
         request = branch.pull_request
@@ -45,7 +45,9 @@ def check(stack: Stack, made: Made, repository: Repository) -> list[Problem]:
             if added > most:
                 what = f"adds {added} lines in {kind}/, and the most is {most}"
                 problems.append(Problem(f"series {series.name}", what, "move or shorten some"))
-    return [*problems, *_mentions(stack, made)]
+    problems += _mentions(stack, made)
+    if problems:
+        raise StackError(problems)
 
 
 def lines(repository: Repository, branch: Branch, kind: str) -> tuple[int, int]:
@@ -155,9 +157,3 @@ def contents(made: Made, repository: Repository) -> Iterator[str]:
             for row in aligned([(path, f"+{a} -{r}") for path, (a, r) in changed.items()])
         )
         yield ""
-
-
-def expect_sound(stack: Stack, made: Made, repository: Repository) -> None:
-    """Raise what is wrong with a stack."""
-    if problems := check(stack, made, repository):
-        raise StackError(problems)

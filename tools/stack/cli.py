@@ -34,7 +34,7 @@ def check(project: Project, options: argparse.Namespace) -> None:
     checkout, made = _made(project, options)
     print("\n".join(checks.table(made, checkout)))
     with checkout.files(made.base) as folder:
-        checks.expect_sound(Stack(project, folder), made, checkout)
+        checks.check(Stack(project, folder), made, checkout)
 
 
 def build(project: Project, options: argparse.Namespace) -> None:
@@ -49,7 +49,7 @@ def build(project: Project, options: argparse.Namespace) -> None:
 def export(project: Project, options: argparse.Namespace) -> None:
     """Write the branches as patches that `git am` applies to the base."""
     checkout, made = _made(project, options)
-    into = options.into or _folder(project) / "patches"
+    into = options.into or project.root / "build" / "stack" / "patches"
     force = options.force or options.into is None
     print("\n".join(map(str, branches.export(checkout, made, into, force=force))))
 
@@ -86,15 +86,11 @@ def rebase(project: Project, options: argparse.Namespace) -> int:
     return bool(report.findings)
 
 
-def _folder(project: Project) -> Path:
-    return project.root / "build" / "stack"
-
-
 def _made(project: Project, options: argparse.Namespace) -> tuple[Repository, Made]:
     """Make the commits on the checkout that is meant."""
     version = options.release or project.pinned
     if options.checkout is None:
-        checkout = repository.of_release(project, version, _folder(project))
+        checkout = repository.of_release(project, version, project.root / "build" / "stack")
     else:
         checkout = repository.at(options.checkout)
     base = checkout.commit(options.base or f"v{version}")

@@ -8,8 +8,7 @@ import time
 import tomllib
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -123,7 +122,9 @@ class Verification:
         shutil.rmtree(self.reports, ignore_errors=True)
         self.reports.mkdir(parents=True)
         chosen = [branch for branch in self.made.branches if branch.name in wanted]
-        with self._work_tree():
+        self._remove_tree()
+        try:
+            self.repository.git("worktree", "add", "--detach", self.tree.path, self.made.base)
             self._install(self.made.base, "base")
             touched = {path for branch in chosen for path in self._touched(branch)}
             known = self._lint("base", sorted(touched))
@@ -135,15 +136,7 @@ class Verification:
             if len(chosen) == len(self.made.branches) and (self.compare or self.suite):
                 print("-- all series", flush=True)
                 verdicts.append(_judge("all series", self._whole))
-        return verdicts
-
-    @contextmanager
-    def _work_tree(self) -> Iterator[None]:
-        """Give the work tree, a fresh one, and take it away again."""
-        try:
-            self._remove_tree()
-            self.repository.git("worktree", "add", "--detach", self.tree.path, self.made.base)
-            yield
+            return verdicts
         finally:
             self._remove_tree()
 

@@ -32,12 +32,15 @@ def made(stack: Stack) -> tuple[Made, Repository]:
 
 def problems(stack: Stack) -> list[str]:
     """Return what is wrong with a stack."""
-    return [str(problem) for problem in check.check(again(stack), *made(stack))]
+    try:
+        check.check(again(stack), *made(stack))
+    except StackError as error:
+        return [str(problem) for problem in error.problems]
+    return []
 
 
 def test_a_good_stack(stack: Stack) -> None:
     assert problems(stack) == []
-    check.expect_sound(stack, *made(stack))
     assert [line.split() for line in check.table(*made(stack))] == [
         ["src", "tests", "docs", "changes"],
         ["feat/many", "+12", "-0", "of", "20", "+5", "-0", "+4", "-0", "+1", "-0"],
