@@ -28,7 +28,9 @@ def ruff() -> str:
         return str(find_ruff_bin())
     except (ImportError, FileNotFoundError):
         what = "is not installed, and it lays out what is merged"
-        remedy = "install the release that `build-system` in pyproject.toml requires, with pip or uv"
+        remedy = (
+            "install the release that `build-system` in pyproject.toml requires, with pip or uv"
+        )
         raise OverlayError([Problem("ruff", what, remedy)]) from None
 
 

@@ -251,7 +251,10 @@ def test_without_ruff(
     monkeypatch.setitem(sys.modules, "ruff", None)
     assert main(["show", "--upstream", str(release)], root=project.root) == 0
     assert main(["merge", "--upstream", str(release)], root=project.root) == 1
-    assert "install the release that `build-system` in pyproject.toml requires" in capsys.readouterr().err
+    assert (
+        "install the release that `build-system` in pyproject.toml requires"
+        in capsys.readouterr().err
+    )
     assert not project.merged.exists()
 
 
