@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run everything that says whether the fork is sound: `python3 tools/test.py [PYTEST ARGS]`.
 
-It needs Python 3.12 or newer with pip, and nothing else. All that it installs or makes lies in
+It needs Python 3.12 or newer with pip, `ensurepip` or uv. All that it installs or makes lies in
 `build/`.
 """
 
