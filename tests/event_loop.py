@@ -20,7 +20,7 @@ async def turns(count: int = 60) -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that has to happen, here or on another thread."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.001)
 

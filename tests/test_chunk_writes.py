@@ -204,7 +204,7 @@ def test_chunks_that_become_empty(write_empty_chunks: bool) -> None:
 
 @pytest.mark.parametrize("pipeline_name", PIPELINES)
 @pytest.mark.parametrize("zarr_format", [2, 3])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_writes_agree_with_numpy(pipeline_name: str, zarr_format: Any, data: st.DataObject) -> None:
     """Whatever is selected, whichever chunks are missing."""

@@ -645,7 +645,7 @@ async def test_one_thread_is_enough(tmp_path: Path, max_workers: int | None) -> 
             LocalStore(tmp_path), shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype
         )
         await array.setitem(..., DATA)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for result in await asyncio.gather(*(array.getitem(...) for _ in range(5))):
                 np.testing.assert_array_equal(result, DATA)
 
@@ -693,7 +693,7 @@ def test_a_get_that_was_replaced_sees_every_chunk(store: RecordingStore) -> None
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_reads_agree_with_numpy(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
     chunks = tuple(data.draw(st.integers(1, size)) for size in shape)
@@ -1269,7 +1269,7 @@ async def test_a_batch_size_that_makes_no_sense(batches: MakeReader, batch_size:
     """It is an error, or it is ignored. It is no reason to go on for ever."""
     reader = batches(ChunkStore(5), 5, batch_size=1)
     object.__setattr__(reader.pipeline, "batch_size", batch_size)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         try:
             await reader.read()
         except ValueError:
@@ -1660,7 +1660,7 @@ async def test_a_failing_codec_ends_the_read(road: MakeReader, work: Work, batch
     work.failures[2] = error
     store = ChunkStore(10, closed=range(4, 10))
     task = road(store, 10, batch_size=batch_size).start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(OSError) as caught:
             await task
     assert caught.value is error
@@ -1708,7 +1708,7 @@ async def test_a_failing_store_ends_the_read(road: MakeReader, work: Work) -> No
     task = road(store, 10).start()
     await until(lambda: len(work.decoded) == 3)
     store.fail(5, error)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(OSError) as caught:
             await task
     assert caught.value is error
@@ -1836,7 +1836,7 @@ async def test_a_codec_fails_while_the_read_waits_for_room(
         await until(lambda: work.decoded == [0])
         await turns(500)
         work.release.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with pytest.raises(OSError, match="not a valid stream"):
                 await task
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import threading
+import time
+import zipfile
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +16,15 @@ import pytest
 
 import zarr
 from zarr.abc.store import _read_many
+from zarr.codecs import ZstdCodec
 from zarr.core._bounded import flat_task_group
 from zarr.core.buffer import BufferPrototype, cpu, default_buffer_prototype
 from zarr.errors import ZarrUserWarning
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer
@@ -150,6 +156,75 @@ def test_one_bad_member_does_not_hide_the_others(lacking: str) -> None:
     with pytest.warns(ZarrUserWarning, match=f"Object at {lacking} is not recognized"):
         members = group.members()
     assert [name for name, _ in members] == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("document", "error"),
+    [
+        (b"{", json.JSONDecodeError),
+        (b'{"zarr_format": 3, "node_type": "tree"}', ValueError),
+    ],
+)
+def test_a_member_that_cannot_be_understood_is_not_missing(
+    document: bytes, error: type[Exception]
+) -> None:
+    store = MemoryStore()
+    group = zarr.create_group(store)
+    group.create_group("good")
+    store._store_dict["bad/zarr.json"] = default_buffer_prototype().buffer.from_bytes(document)
+    with pytest.raises(error):
+        group.members()
+
+
+@pytest.mark.parametrize("kind", ["local", "zip"])
+def test_a_short_read_of_a_file_is_not_taken_for_the_value(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = LocalStore(tmp_path / "files")
+    array = zarr.create_array(
+        files, shape=(16,), chunks=(2,), shards=(8,), dtype="int32", compressors=None
+    )
+    array[:] = np.arange(16)
+    store: LocalStore | ZipStore = files
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "files.zip", "w") as archive:
+            for path in (tmp_path / "files").rglob("*"):
+                archive.write(path, path.relative_to(tmp_path / "files"))
+        store = ZipStore(tmp_path / "files.zip", mode="r")
+    array = zarr.open_array(store, mode="r")
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, start: pread(file, size, start)[:-1])
+    np.testing.assert_array_equal(array[:], np.arange(16))
+    np.testing.assert_array_equal(array[3:13], np.arange(3, 13))
+    store.close()
+
+
+def test_shards_are_read_with_the_step_of_the_selection() -> None:
+    array = make_array(CancellingStore(), (4,))
+    for step in (1, 2, 3, 5):
+        np.testing.assert_array_equal(array[1:15:step], np.arange(1, 15, step))
+
+
+def test_no_chunk_is_decoded_once_another_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = zarr.create_array(CancellingStore(), shape=(512, 4096), chunks=(1, 4096), dtype="uint8")
+    array[:] = np.random.default_rng(0).integers(256, size=array.shape)  # enough for many threads
+    lock, decoded, really_decode = threading.Lock(), 0, ZstdCodec._decode_sync
+
+    def decode(*args: Any) -> Any:
+        nonlocal decoded
+        with lock:
+            decoded += 1
+            first = decoded == 1
+        if first:
+            raise ZeroDivisionError
+        time.sleep(0.02)  # for the failure to be noticed
+        return really_decode(*args)
+
+    monkeypatch.setattr(ZstdCodec, "_decode_sync", decode)
+    workers = {"threading.max_workers": 4, "codec_pipeline.max_workers": 4}
+    with zarr.config.set(workers), pytest.raises(ZeroDivisionError):
+        array[:]
+    assert decoded < 512
 
 
 def test_shards_are_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:

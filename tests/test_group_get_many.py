@@ -224,7 +224,7 @@ def assert_in_order(names: Sequence[str], tree: Tree, depth: int | None) -> None
 
 
 @given(tree=trees, zarr_format=st.sampled_from([2, 3]), depth=st.sampled_from([None, 0, 1, 2]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_hierarchies(tree: Tree, zarr_format: Any, depth: int | None) -> None:
     """All members are found, in order, and are those that `getitem` finds."""
     store = RecordingStore(documents(tree, zarr_format=zarr_format))

@@ -149,8 +149,10 @@ async def test_hanging_request_waits_for_release(server: RangeServer) -> None:
 
 async def test_request_that_the_client_gives_up_has_no_status(server: RangeServer) -> None:
     server.inject(Fault(hang=True))
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(fetch(f"{server.url}/digits"), timeout=0.1)
+    pending = asyncio.create_task(fetch(f"{server.url}/digits"))
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    pending.cancel()
     while (record := server.requests[0]).ended is None:
         await asyncio.sleep(0.01)
     assert record.status is None
@@ -162,7 +164,7 @@ async def test_server_stops_while_a_request_hangs() -> None:
         pending = asyncio.create_task(fetch(f"{server.url}/digits"))
         while not server.requests:
             await asyncio.sleep(0.01)
-    await asyncio.wait([pending], timeout=5)
+    await asyncio.wait([pending], timeout=60)
     assert pending.done()
     pending.exception()
 

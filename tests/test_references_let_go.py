@@ -86,7 +86,7 @@ def test_no_store_outlives_its_references(
         ACTIONS[action](group)
         alive = weakref.ref(store)
         del store, group, array
-    for _ in range(100):  # the event loop's thread lets go of its last task a little later
+    for _ in range(6000):  # the event loop's thread lets go of its last task a little later
         if alive() is None:
             break
         time.sleep(0.01)

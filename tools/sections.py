@@ -9,14 +9,14 @@ from pathlib import Path
 
 from tools import children, covered, suite
 from tools.environment import BUILD, ROOT, Environment, SetupError
-from tools.outcomes import Outcomes, function, parted, total
+from tools.outcomes import Counts, Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
 from tools.selection import UPSTREAM, parse
 from tools.stack import branches, check, repository, verify
 from tools.stack.cut import Stack
 from tools.test import SECTIONS
-from tools.trial import Report, Trial
+from tools.trial import Drawn, Report, Trial
 
 OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
 OTHER_RELEASE = "3.4.0"
@@ -96,6 +96,31 @@ def tools(trial: Trial, report: Report) -> None:
     folders = [f for f in OWN_TESTS["tools"] if any((ROOT / f).rglob("test_*.py"))]
     arguments = trial.selection.arguments("tools", folders)
     _tell_failures(report, trial.pytest(report, *arguments, cwd=ROOT, workers=trial.workers))
+
+
+def faults(trial: Trial, report: Report) -> None:
+    """Read from a server that misbehaves, on the release and on the fork."""
+    stock = f"--stock-python={trial.install_release().python}"
+    outcomes = trial.pytest(report, "faults", stock, *trial.selection.options, cwd=ROOT)
+    _tell_failures(report, outcomes)
+
+
+def differential(trial: Trial, report: Report) -> None:
+    """Compare what the fork and the release do with the same arrays."""
+    # Local import: what it needs is installed by now, and not before.
+    from tools.differential.compare import Comparison, compare
+
+    release, parquet = trial.install_release(), trial.install_parquet()
+    drawn = trial.differential
+    variables = trial.environment.variables(PYTHONPATH=str(parquet))
+    interpreters = {"stock": release.python, "fork": trial.environment.python}
+    comparison = Comparison(interpreters, BUILD / "differential", variables)
+    with comparison:
+        failed = compare(comparison, drawn.cases, drawn.seed, drawn.example)
+    compared = comparison.tally.compared
+    report.counts = Counts(passed=compared - failed, failed=failed)
+    if failed or not compared:
+        report.fail(f"the fork and the release disagree on {failed} of {compared:,} cases")
 
 
 def upstream(trial: Trial, report: Report) -> None:
@@ -195,6 +220,8 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
     "types": types,
     "fork": fork,
     "tools": tools,
+    "faults": faults,
+    "differential": differential,
     "upstream": upstream,
     "docs": docs,
     "stack": stack,
@@ -210,7 +237,8 @@ def run(environment: Environment, options: argparse.Namespace, arguments: Sequen
     workers = options.workers
     if workers is None:
         workers = 0 if selection else len(os.sched_getaffinity(0))
-    trial = Trial(environment, selection, options.stock, options.pipeline, workers, project)
+    drawn = Drawn(options.cases, options.seed, options.example)
+    trial = Trial(environment, selection, options.stock, options.pipeline, workers, project, drawn)
     reports = [_section("install", lambda trial, _: trial.install(), trial)]
     for name in options.only or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
         if name == "provenance" and not PROVENANCE.exists():

@@ -20,11 +20,16 @@ SECTIONS = {
     "types": "mypy over tools/, and with upstream's settings over the merged modules and tests/",
     "fork": "the fork's tests, and how much of the overlay they cover",
     "tools": "the tests of tools/ and bench/",
+    "faults": "reads from a server that misbehaves, beside the release's; --whole tries all of it",
+    "differential": "the same arrays read and written by the fork and by the release, and compared",
     "upstream": "upstream's suite on the installed fork, compared with the release",
     "docs": "the examples in upstream's documentation and docstrings",
     "stack": "the branches for upstream: made on two releases, each installed and tested by itself",
     "provenance": "that nothing here repeats upstream's text, where the tool for that is at hand",
 }
+
+QUICK = 400
+"""Cases of a differential test that take a minute or two."""
 
 _DESCRIPTION = """\
 Install the fork and test it: all sections in turn, a table at the end, and as the last line how
@@ -78,6 +83,15 @@ def main() -> int:
         help="how many processes share the tests; 0 for pytest's own alone, as for a selection",
     )
     add("--python", metavar="PYTHON", help="the interpreter to test with, left out: this one")
+    add(
+        "--cases",
+        metavar="NUMBER",
+        type=int,
+        default=QUICK,
+        help=f"how many cases the section differential compares; left out, {QUICK}",
+    )
+    add("--seed", metavar="NUMBER", type=int, default=0, help="the seed that they are drawn with")
+    add("--example", metavar="FILE", type=Path, help="compare the case in this file alone")
     options, arguments = parser.parse_known_args()
 
     if sys.version_info < (3, 12):  # noqa: UP036, it may be run by any

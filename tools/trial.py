@@ -13,7 +13,9 @@ from tools.overlay.project import Project
 from tools.overlay.tree import Plan
 from tools.overlay.upstream import Release, at
 from tools.selection import Selection
+from tools.test import QUICK
 
+PARQUET = ("cramjam", "fastparquet", "kerchunk", "pandas", "ujson")
 FORK_IS_BUILT_FROM = (
     "src",
     "tools/overlay",
@@ -42,6 +44,16 @@ class Report:
         self.notes.extend(notes)
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Which cases a differential test compares."""
+
+    cases: int = QUICK
+    seed: int = 0
+    example: Path | None = None
+    """A file with the one case to compare in their place."""
+
+
 @dataclass
 class Trial:
     """One run of the tests."""
@@ -52,6 +64,7 @@ class Trial:
     pipeline: str
     workers: int
     project: Project = field(default_factory=Project)
+    differential: Drawn = Drawn()
 
     @cached_property
     def sdist(self) -> Path:
@@ -103,6 +116,24 @@ class Trial:
         self._install(other, "the release", f"zarr[{suite.EXTRAS}]=={version}")
         _expect_zarr(other, version)
         return other
+
+    def install_parquet(self) -> Path:
+        """Install what references in Parquet files need, where no other test finds it.
+
+        Returns
+        -------
+        Path
+            The folder to add to the path of a program that needs it.
+
+        Raises
+        ------
+        SetupError
+            If something cannot be installed.
+        """
+        folder = BUILD / "parquet"
+        arguments = ["--no-deps", "--upgrade", "--target", str(folder), *PARQUET]
+        self.environment.install("what reads and writes Parquet", arguments)
+        return folder
 
     def _install(
         self, environment: Environment, what: str, zarr: str, made_of: Sequence[Path] = ()

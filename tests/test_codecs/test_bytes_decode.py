@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("hypothesis")
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import given
 
 from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec
 from zarr.core import _chunk_reads
@@ -339,7 +339,6 @@ def selectors(size: int) -> st.SearchStrategy[Any]:
     return st.integers(-size, size - 1) | st.builds(slice, edges, edges, st.integers(1, 4))
 
 
-@settings(deadline=None)
 @given(data=st.data(), shape=st.lists(st.integers(1, 9), max_size=3).map(tuple))
 def test_projections_of_basic_selections(data: st.DataObject, shape: tuple[int, ...]) -> None:
     """Together the chunks give what NumPy gives, each element once; complete ones are complete."""

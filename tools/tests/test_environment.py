@@ -15,10 +15,10 @@ import pytest
 from tools import children, installer
 from tools.environment import Environment, SetupError, _installer, digest
 
-# Starts a process that would go on for a minute, and tells its id.
+# Starts a process that would go on for an hour, and tells its id.
 START_ANOTHER = """\
 import subprocess, sys
-other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
 print(other.pid, flush=True)
 """
 
@@ -34,7 +34,7 @@ def _alive(process: int) -> bool:
 
 
 def _gone(process: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while _alive(process) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not _alive(process)
@@ -58,7 +58,7 @@ def test_run_ends_what_a_child_leaves_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_ends_its_children(tmp_path: Path, number: signal.Signals) -> None:
     root = Path(__file__).resolve().parents[2]
-    stubborn = f"import signal, time\n{START_ANOTHER}\ntime.sleep(60)"
+    stubborn = f"import signal, time\n{START_ANOTHER}\ntime.sleep(3600)"
     runner = (
         "import signal, sys\n"
         "from pathlib import Path\n"
@@ -75,7 +75,7 @@ def test_interrupted_run_ends_its_children(tmp_path: Path, number: signal.Signal
     with process.stdout:
         other = int(process.stdout.readline())
         process.send_signal(number)
-        assert process.wait(20) != 0
+        assert process.wait(120) != 0
     assert _gone(other)
 
 

@@ -1,0 +1,28 @@
+"""Compare the fork with the release: `python -m tools.differential --stock PY --fork PY`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tools.differential.compare import Comparison, compare
+from tools.environment import BUILD
+
+
+def main() -> int:
+    """Parse the arguments and compare."""
+    parser = argparse.ArgumentParser(prog="python -m tools.differential")
+    parser.add_argument("--stock", type=Path, required=True, help="an interpreter with the release")
+    parser.add_argument("--fork", type=Path, required=True, help="an interpreter with the fork")
+    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--example", type=Path, help="run the case in this file alone")
+    options = parser.parse_args()
+    interpreters = {"stock": options.stock, "fork": options.fork}
+    with Comparison(interpreters, BUILD / "differential") as comparison:
+        return bool(compare(comparison, options.cases, options.seed, options.example))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Where the fork and the release disagree, and why."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+type Judge = Callable[[dict[str, Any], dict[str, Any] | None, Any, Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A known disagreement."""
+
+    reason: str
+    applies: Judge
+    """Of the case, the step, and what the release and the fork gave, whether it is this one."""
+
+
+def _nested_element(
+    case: dict[str, Any], step: dict[str, Any] | None, stock: Any, fork: Any
+) -> bool:
+    def flat(report: Any) -> str:
+        return re.sub(r"array\(|, dtype=object\)", "", json.dumps(report))
+
+    return (
+        case["array"]["dtype"] == "bytes" and "array(" in str(stock) and flat(stock) == flat(fork)
+    )
+
+
+def _several_errors(
+    case: dict[str, Any], step: dict[str, Any] | None, stock: Any, fork: Any
+) -> bool:
+    """Tell whether each raised what some chunk raises, or what it takes to write to the output."""
+    if not isinstance(stock, dict) or not isinstance(fork, dict) or not stock.get("alone"):
+        return False
+    first, second = (set(each.get("members", [each.get("raised")])) for each in (stock, fork))
+    of_chunks = set(stock["alone"])
+    if step and ("fields" in step or "out" in step):
+        return "raised" in fork and (first <= of_chunks or second <= of_chunks)
+    return len(of_chunks) > 1 and second <= of_chunks
+
+
+def _unprotected_index(
+    case: dict[str, Any], step: dict[str, Any] | None, stock: Any, fork: Any
+) -> bool:
+    codecs = json.dumps(case["array"].get("serializer"))
+    unprotected = codecs.count("index_codecs") > codecs.count('{"name": "crc32c"}], "index_loc')
+    damaged = case["damage"] and case["damage"]["kind"] in ("flip", "truncate", "extend")
+    return bool(unprotected and damaged and isinstance(fork, dict) and "raised" in fork)
+
+
+EXPECTED: tuple[Expected, ...] = (
+    Expected("chunks that fail in different ways, and which comes first", _several_errors),
+    Expected(
+        "the index of a shard has no checksum and is damaged: the fork raises for ranges outside "
+        "of the shard where the release takes them for missing chunks, or raises otherwise",
+        _unprotected_index,
+    ),
+    Expected(
+        "the release nests a single element of a variable-length array in a shard", _nested_element
+    ),
+)
+
+
+def reason(case: dict[str, Any], number: int, stock: Any, fork: Any) -> str | None:
+    """Return why a disagreement is expected, or `None` if it is not.
+
+    Parameters
+    ----------
+    case : dict
+        The case.
+    number : int
+        The number of the result: the first is of opening the array, then each step has one.
+    stock, fork
+        What the release and the fork gave.
+
+    Returns
+    -------
+    str or None
+        The reason.
+    """
+    steps = case["steps"]
+    step = steps[number - 1] if 0 < number <= len(steps) else None
+    for each in EXPECTED:
+        if each.applies(case, step, stock, fork):
+            return each.reason
+    return None

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""See whether the tests notice faults: `python3 tools/mutants.py [WORD ...]`.
+
+Each fault of `tools/mutants.toml` is put, alone, into a merged copy of the package in
+`build/mutants/`, and the tests that are named with it run on that copy. A fault that they do not
+notice has survived. Words select the faults whose file or description contains one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+
+from tools import children
+from tools.environment import Environment, SetupError, alone
+
+LIST = ROOT / "tools" / "mutants.toml"
+COPY = ROOT / "build" / "mutants"
+LOG = ROOT / "build" / "reports" / "mutants.log"
+
+
+class BadMutant(Exception):
+    """The list asks for something that cannot be done; the message is for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault."""
+
+    file: str
+    """Where, `zarr/abc/store.py`."""
+    before: str
+    """The text to replace, which the file has once."""
+    after: str
+    breaks: str
+    """Which promise it breaks."""
+    tests: list[str]
+    """Tests that notice it, as pytest takes them."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.breaks}"
+
+    def applied(self, text: str) -> str:
+        """Return the text of the file with the fault.
+
+        Raises
+        ------
+        BadMutant
+            If the text to replace does not occur exactly once.
+        """
+        if (count := text.count(self.before)) != 1:
+            raise BadMutant(f"{self}\n  occurs {count} times, not once:\n{self.before}")
+        return text.replace(self.before, self.after)
+
+
+def survives(mutant: Mutant, python: str | Path, copy: Path = COPY) -> bool:
+    """Run the tests of a fault on a copy that has it, and mend the copy again."""
+    file = copy / mutant.file
+    sound = file.read_text()
+    file.write_text(mutant.applied(sound))
+    try:
+        return passes(mutant.tests, python, copy)
+    finally:
+        file.write_text(sound)
+
+
+def passes(tests: list[str], python: str | Path, copy: Path = COPY) -> bool:
+    """Run tests on a copy of the package, up to the first failure.
+
+    Raises
+    ------
+    BadMutant
+        If pytest cannot run them.
+    """
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command = [python, "-B", "-m", "pytest", *options, *tests]
+    variables = Environment(Path(sys.prefix)).variables(PYTHONPATH=str(copy))
+    status = children.run(command, cwd=ROOT, env=variables, log=LOG)
+    if status not in (0, 1):
+        raise BadMutant(f"pytest ended with status {status}, see {LOG}: {' '.join(tests)}")
+    return status == 0
+
+
+def check(mutants: list[Mutant], python: str | Path) -> int:
+    """Try each fault and tell what became of it; the number that survived or could not be tried."""
+    everything = sorted({test for mutant in mutants for test in mutant.tests})
+    print(f"{len(mutants)} faults; first their tests on a sound copy ...", flush=True)
+    if not passes(everything, python):
+        raise BadMutant(f"a test fails without any fault, see {LOG}")
+    bad = 0
+    for number, mutant in enumerate(mutants, 1):
+        try:
+            verdict = "SURVIVED" if survives(mutant, python) else "killed"
+        except BadMutant as error:
+            verdict = f"NOT TRIED: {error}"
+        bad += verdict != "killed"
+        print(f"{number:3}/{len(mutants)}  {mutant}: {verdict}", flush=True)
+    print(f"{len(mutants) - bad} of {len(mutants)} faults were noticed")
+    return bad
+
+
+def main() -> int:
+    """Merge a copy, and try the faults that were selected; 1 if a test is missing."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("words", nargs="*", metavar="WORD", help="try only faults with this word")
+    words = parser.parse_args().words
+    table = tomllib.loads(LIST.read_text())["mutant"]
+    mutants = [mutant for mutant in (Mutant(**entry) for entry in table)
+               if not words or any(word in str(mutant) for word in words)]  # fmt: skip
+    try:
+        with alone():
+            LOG.parent.mkdir(exist_ok=True)
+            python = (
+                sys.executable if all(map(find_spec, ("zarr", "ruff", "pytest"))) else _set_up()
+            )
+            merge = [python, "-m", "tools.overlay", "merge", "--into", COPY]
+            if children.run(merge, cwd=ROOT, log=LOG):
+                print(LOG.read_text(), file=sys.stderr)
+                return 1
+            return 1 if check(mutants, python) else 0
+    except (BadMutant, SetupError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _set_up() -> Path:
+    """The interpreter of the environment in `build/` that `tools/test.py` uses."""
+    environment = Environment.of(sys.executable)
+    settings = ROOT / "pyproject.toml"
+    environment.install("the runner", ["--group", f"{settings}:dev"], made_of=[settings])
+    environment.install(
+        "what the faults are tried with", [f"{ROOT}[remote]"], made_of=[ROOT / "src"]
+    )
+    return environment.python
+
+
+if __name__ == "__main__":
+    sys.exit(main())
