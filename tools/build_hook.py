@@ -3,13 +3,12 @@
 Both hooks run in the build environment, where the release that the overlay is merged into is installed.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
@@ -19,9 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.overlay import metadata, tree, upstream
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @contextmanager
@@ -44,13 +40,7 @@ class Metadata(MetadataHookInterface):
     """Gives the fork the metadata of the release."""
 
     def update(self, metadata_: dict[str, Any]) -> None:
-        """Fill in the fields that `pyproject.toml` leaves dynamic.
-
-        Parameters
-        ----------
-        metadata_ : dict
-            The `project` table.
-        """
+        """Fill in the fields of the `project` table that `pyproject.toml` leaves dynamic."""
         project = Project(Path(self.root))
         with _without_traceback():
             found = _release(project)
@@ -61,15 +51,7 @@ class Package(BuildHookInterface[Any]):
     """Gives the wheel the merged package, or an editable install a folder with it."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Merge.
-
-        Parameters
-        ----------
-        version : str
-            `standard` or `editable`.
-        build_data : dict
-            What hatchling lets a hook change: the files of the wheel among it.
-        """
+        """Merge, for a wheel (`version` is `standard`) or an editable install (`editable`)."""
         project = Project(Path(self.root))
         with _without_traceback():
             found = _release(project)
@@ -84,17 +66,7 @@ class Package(BuildHookInterface[Any]):
         self._license(found)
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove what the wheel was packed from.
-
-        Parameters
-        ----------
-        version : str
-            `standard` or `editable`.
-        build_data : dict
-            As for `initialize`.
-        artifact_path : str
-            The wheel.
-        """
+        """Remove what the wheel was packed from."""
         if version != "editable":
             self._folder.cleanup()
 

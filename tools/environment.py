@@ -14,15 +14,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tools import children
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+from tools import children, installer
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
@@ -82,23 +79,7 @@ class Environment:
 
     @staticmethod
     def of(interpreter: str) -> Environment:
-        """Make the environment for an interpreter, `build/env-3.12`, unless it is there.
-
-        Parameters
-        ----------
-        interpreter : str
-            The path of an interpreter, its name, or its version: `3.13`.
-
-        Returns
-        -------
-        Environment
-            The environment.
-
-        Raises
-        ------
-        SetupError
-            If there is no such interpreter, it is too old, or it cannot make one.
-        """
+        """Make `build/env-3.12` for an interpreter, given by its path, name or version, unless it is there."""
         path = shutil.which(interpreter) or shutil.which(f"python{interpreter}")
         probe = [path or interpreter, "-c", _PROBE]
         try:
@@ -120,48 +101,22 @@ class Environment:
         return other
 
     def make(self, interpreter: str, version: str) -> None:
-        """Make it, with a recent pip, unless it is there.
-
-        Parameters
-        ----------
-        interpreter : str
-            The interpreter. It needs pip, not `ensurepip`.
-        version : str
-            The version of Python; when it changes the environment is made anew.
-        """
+        """Make it, with a recent pip, unless it is there for this version of Python."""
         stamp = self.path / ".made-with"
-        if stamp.exists() and stamp.read_text() == version and _runs(self.python):
+        if stamp.exists() and stamp.read_text() == version and self.python.exists():
             return
         with _step(f"making {self.path.name} with Python {version}"):
             shutil.rmtree(self.path, ignore_errors=True)
-            for arguments in (
-                ["venv", "--without-pip", str(self.path)],
-                ["pip", "--python", str(self.python), "install", "pip>=25.1"],
-            ):
-                _call([interpreter, "-m", *arguments], f"{self.path.name}-make")
+            log = f"{self.path.name}-make"
+            _call([interpreter, "-m", "venv", "--without-pip", str(self.path)], log)
+            _call([*_installer(interpreter, self.python), "pip>=25.1"], log)
             stamp.write_text(version)
 
     def install(self, what: str, arguments: Sequence[str], *, made_of: Iterable[Path] = ()) -> bool:
-        """Install packages, unless the same ones were installed before.
+        """Install packages, unless the same ones were installed before; tell whether anything was.
 
-        Parameters
-        ----------
-        what : str
-            What they are, for the user.
-        arguments : Sequence of str
-            The arguments of `pip install`. The versions in `tools/constraints.txt` hold.
-        made_of : Iterable of Path
-            Files and folders that say what is installed: when they change it is installed again.
-
-        Returns
-        -------
-        bool
-            Whether anything was installed.
-
-        Raises
-        ------
-        SetupError
-            If pip fails.
+        `what` says to the user what they are, and `arguments` are those of `pip install`. They are installed
+        again when the files and folders change that they are `made_of`.
         """
         wanted = digest([CONSTRAINTS, *made_of], *arguments)
         label = re.sub(r"\W+", "-", what)
@@ -169,52 +124,30 @@ class Environment:
         if stamp.exists() and stamp.read_text() == wanted:
             return False
         stamp.unlink(missing_ok=True)
-        pip = [
-            str(self.python),
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "--no-input",
-            "install",
-        ]
+        pip = [*installer.pip(str(self.python)), "install", "--constraint", str(CONSTRAINTS)]
         with _step(f"installing {what}"):
-            _call([*pip, "--constraint", str(CONSTRAINTS), *arguments], f"{self.path.name}-{label}")
+            _call([*pip, *arguments], f"{self.path.name}-{label}")
         stamp.write_text(wanted)
         return True
 
     def variables(self, **extra: str) -> dict[str, str]:
-        """Return environment variables for what is tested here.
-
-        Parameters
-        ----------
-        **extra : str
-            Variables to add.
-
-        Returns
-        -------
-        dict
-            This program's, with the programs of the environment first on the path, and without
-            those that would configure zarr, pytest or Python.
-        """
+        """Return this program's variables, for what is tested here, without those that would configure it."""
         kept = {name: text for name, text in os.environ.items() if not name.startswith(_FOREIGN)}
         return kept | {"PATH": f"{self.bin}{os.pathsep}{kept.get('PATH', '')}"} | extra
 
 
+def _installer(interpreter: str, target: Path) -> list[str]:
+    """Return the command that installs into an environment that has no pip."""
+    try:
+        return [*installer.pip(interpreter), "--python", str(target), "install"]
+    except LookupError as error:
+        if uv := shutil.which("uv"):
+            return [uv, "pip", "install", "--python", str(target)]
+        raise SetupError(f"{error}, or put uv on the path") from None
+
+
 def digest(paths: Iterable[Path], *words: str) -> str:
-    """Hash words, and the contents of files and of folders.
-
-    Parameters
-    ----------
-    paths : Iterable of Path
-        Files and folders. What is not there counts as such.
-    *words : str
-        The words.
-
-    Returns
-    -------
-    str
-        The hash, in hexadecimal.
-    """
+    """Hash words, and the contents of files and of folders; what is not there counts as such."""
     hashed = hashlib.sha256("\0".join(words).encode())
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -239,10 +172,3 @@ def _call(command: Sequence[str], name: str) -> None:
     if children.run(command, cwd=ROOT, log=log):
         last = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         raise SetupError(f"failed: {' '.join(command)}\n{last}")
-
-
-def _runs(python: Path) -> bool:
-    try:
-        return subprocess.run([python, "-c", ""], check=False).returncode == 0
-    except OSError:
-        return False

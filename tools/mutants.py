@@ -119,7 +119,7 @@ def main() -> int:
         with alone():
             LOG.parent.mkdir(exist_ok=True)
             python = (
-                sys.executable if all(map(find_spec, ("zarr", "libcst", "pytest"))) else _set_up()
+                sys.executable if all(map(find_spec, ("zarr", "ruff", "pytest"))) else _set_up()
             )
             merge = [python, "-m", "tools.overlay", "merge", "--into", COPY]
             if children.run(merge, cwd=ROOT, log=LOG):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
+from pathlib import Path
+from typing import Literal
 
 type Outcome = Literal["passed", "skipped", "xfailed", "failed"]
 type Outcomes = Mapping[str, Outcome]
@@ -48,18 +46,7 @@ class Counts:
 
 
 def read(report: Path) -> dict[str, Outcome]:
-    """Read what `pytest --report-log` wrote.
-
-    Parameters
-    ----------
-    report : Path
-        The file. It need not exist: pytest may have ended before it wrote one.
-
-    Returns
-    -------
-    dict
-        The outcomes.
-    """
+    """Read what `pytest --report-log` wrote, if it wrote any."""
     outcomes: dict[str, Outcome] = {}
     lines = report.read_text().splitlines() if report.exists() else []
     for entry in map(json.loads, lines):
@@ -78,41 +65,8 @@ def finished(report: Path) -> bool:
     return report.exists() and '"SessionFinish"' in report.read_text()[-1000:]
 
 
-def losses(before: Outcomes, after: Outcomes) -> list[str]:
-    """Compare two runs of the same tests.
-
-    Parameters
-    ----------
-    before, after : Outcomes
-        The two runs.
-
-    Returns
-    -------
-    list of str
-        A line for each test that passed before and does not pass after.
-    """
-    return [
-        f"{test}: {after.get(test, 'not run')}"
-        for test, outcome in before.items()
-        if outcome == "passed" and after.get(test) != "passed"
-    ]
-
-
 def parted(outcomes: Outcomes, added: Callable[[str], bool]) -> tuple[Outcomes, Outcomes]:
-    """Part the tests that one side of a comparison lacks from the others.
-
-    Parameters
-    ----------
-    outcomes : Outcomes
-        The run.
-    added : callable
-        Tells by its id whether a test is one of those.
-
-    Returns
-    -------
-    tuple of Outcomes
-        The others, and those.
-    """
+    """Part the tests that one side of a comparison lacks from the others, which come first."""
     return (
         {test: outcome for test, outcome in outcomes.items() if not added(test)},
         {test: outcome for test, outcome in outcomes.items() if added(test)},

@@ -1,14 +1,14 @@
 """The sections of a test run, one after the other, and the table at its end."""
 
-from __future__ import annotations
-
+import argparse
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tools import children, covered, suite
-from tools.environment import BUILD, ROOT, SetupError
+from tools.environment import BUILD, ROOT, Environment, SetupError
 from tools.outcomes import Counts, Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
@@ -16,14 +16,7 @@ from tools.selection import UPSTREAM, parse
 from tools.stack import branches, check, repository, verify
 from tools.stack.cut import Stack
 from tools.test import SECTIONS
-from tools.trial import Report, Trial
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from tools.environment import Environment
-    from tools.trial import Drawn
+from tools.trial import Drawn, Report, Trial
 
 OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
 OTHER_RELEASE = "3.4.0"
@@ -93,7 +86,7 @@ def _cover(trial: Trial, report: Report, data: Path) -> None:
     rows = covered.measure_all(trial.plan, trial.environment.packages.resolve(), files)
     print("\nCovered by the fork's tests, of what the overlay adds and replaces:\n")
     print("\n".join(covered.table(rows)), flush=True)
-    overlay = covered.Covered.total("the overlay", rows)
+    overlay = covered.total("the overlay", rows)
     if not overlay.enough():
         report.fail(f"they cover less than {covered.REQUIRED}% of the overlay")
 
@@ -202,16 +195,15 @@ def docs(trial: Trial, report: Report) -> None:
 def stack(trial: Trial, report: Report) -> None:
     """Cut the overlay into pull requests, make the branches, and try each of them."""
     project = trial.project
-    cut = Stack(project, trial.sdist)
-    print("\n".join([*check.table(cut, check.check(cut)), ""]), flush=True)
     for version in (OTHER_RELEASE, project.pinned):
         checkout = repository.of_release(project, version, BUILD / "stack")
         base = checkout.commit(f"v{version}")
         made = branches.commits(project, checkout, base, checkout.nobody(base))
         branches.build(checkout, made, force=True)
-        report.notes.append(f"{len(made)} branches on zarr {version}")
+        report.notes.append(f"{len(made.branches)} branches on zarr {version}")
+    check.check(Stack(project, trial.sdist), made, checkout)
     verification = verify.prepare(project, checkout, made, project.pinned)
-    verdicts = verification.run([branch.pull_request.branch for branch in verification.made])
+    verdicts = verification.run([branch.name for branch in made.branches])
     print("\n".join(["", *verify.table(verification, verdicts)]), flush=True)
     report.counts = total(verdict.counts for verdict in verdicts)
     if wrong := [f"{v.branch}: {v.wrong[0]}" for v in verdicts if not v.good]:
@@ -237,48 +229,18 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
 }
 
 
-def run(
-    environment: Environment,
-    *,
-    sections: Sequence[str],
-    arguments: Sequence[str],
-    stock: bool,
-    pipeline: str,
-    workers: int | None,
-    differential: Drawn,
-) -> int:
-    """Run the sections.
-
-    Parameters
-    ----------
-    environment : Environment
-        The environment that this program runs in; the fork is installed there.
-    sections : Sequence of str
-        Which ones; all that have something to do if empty.
-    arguments : Sequence of str
-        The arguments for pytest.
-    stock : bool
-        Whether to run upstream's suite on the release too.
-    pipeline : str
-        The codec pipeline for upstream's suite, `batched` or `fused`.
-    workers : int or None
-        How many processes share upstream's tests; `None` to choose.
-    differential : Drawn
-        The cases of the differential test.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+def run(environment: Environment, options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run the sections in the environment that has the fork, as `tools/test.py` was told, and return the status."""
     began = time.monotonic()
     project = Project()
     selection = parse(arguments, OWN_TESTS, lambda: suite.unpacked(project))
+    workers = options.workers
     if workers is None:
         workers = 0 if selection else len(os.sched_getaffinity(0))
-    trial = Trial(environment, selection, stock, pipeline, workers, project, differential)
+    drawn = Drawn(options.cases, options.seed, options.example)
+    trial = Trial(environment, selection, options.stock, options.pipeline, workers, project, drawn)
     reports = [_section("install", lambda trial, _: trial.install(), trial)]
-    for name in sections or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
+    for name in options.only or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
         if name == "provenance" and not PROVENANCE.exists():
             continue
         if reports[0].good:
@@ -321,20 +283,7 @@ def _tell_failures(report: Report, outcomes: Outcomes) -> None:
 
 
 def summary(reports: Sequence[Report], seconds: float) -> int:
-    """Print the table, and as the last line the counts of all tests.
-
-    Parameters
-    ----------
-    reports : Sequence of Report
-        What became of each section.
-    seconds : float
-        How long all of it took.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Print the table, and as the last line the counts of all tests; return the exit status."""
     print("\n==== summary\n")
     print(f"{'':12}{'':8}{'passed':>8}{'failed':>8}{'skipped':>9}{'xfailed':>9}{'seconds':>9}")
     for report in reports:

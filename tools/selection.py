@@ -1,15 +1,10 @@
 """Which tests the arguments of `tools/test.py` select: the fork's, upstream's, or both."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tools.environment import ROOT, SetupError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 UPSTREAM = "upstream"
 
@@ -30,35 +25,11 @@ class Selection:
         return bool(self.options or self.paths)
 
     def sections(self, everywhere: Sequence[str]) -> Sequence[str]:
-        """Return the sections that have something to do.
-
-        Parameters
-        ----------
-        everywhere : Sequence of str
-            The sections that options alone apply to.
-
-        Returns
-        -------
-        Sequence of str
-            The sections; none where nothing was selected, so that all have.
-        """
+        """Return the sections that have something to do; none where nothing was selected: all have."""
         return list(self.paths) or (everywhere if self.options else ())
 
     def arguments(self, section: str, otherwise: Sequence[str]) -> list[str]:
-        """Return the arguments of pytest in a section.
-
-        Parameters
-        ----------
-        section : str
-            The section.
-        otherwise : Sequence of str
-            What it runs where no paths are selected.
-
-        Returns
-        -------
-        list of str
-            The arguments.
-        """
+        """Return the arguments of pytest in a section, which runs `otherwise` if no path is selected."""
         return [*self.paths.get(section, otherwise), *self.options]
 
 
@@ -69,34 +40,17 @@ def parse(
     *,
     root: Path = ROOT,
 ) -> Selection:
-    """Sort the arguments.
+    """Sort arguments of pytest: options, paths and test ids.
 
-    Parameters
-    ----------
-    arguments : Sequence of str
-        Arguments of pytest: options, paths and test ids.
-    own : Mapping
-        By section, the folders with tests in this checkout.
-    sdist : callable
-        Returns the folder with upstream's source distribution; called only if there are paths.
-    root : Path
-        This checkout.
-
-    Returns
-    -------
-    Selection
-        What they select.
-
-    Raises
-    ------
-    SetupError
-        If a path is neither here nor there.
+    `own` holds by section the folders with tests in this checkout, and `sdist` returns the folder with
+    upstream's source distribution; it is called only if there are paths.
     """
     options: list[str] = []
     paths: dict[str, list[str]] = {}
     previous = ""
     for argument in arguments:
-        if argument.startswith("-") or previous in _TAKES_VALUE or not _is_path(argument, root):
+        is_path = "/" in argument or ".py" in argument or (root / argument).exists()
+        if argument.startswith("-") or previous in _TAKES_VALUE or not is_path:
             options.append(argument)
         else:
             places = [
@@ -112,10 +66,6 @@ def parse(
                 paths.setdefault(section, []).append(argument)
         previous = argument
     return Selection(tuple(options), paths)
-
-
-def _is_path(argument: str, root: Path) -> bool:
-    return "/" in argument or ".py" in argument or (root / argument).exists()
 
 
 def _holds(root: Path, argument: str) -> bool:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from tools.environment import BUILD, ROOT, SetupError
-from tools.outcomes import Counts, function, losses, parted
+from tools.environment import BUILD, ROOT, Environment, SetupError
+from tools.outcomes import Counts, Outcomes, function, parted
 from tools.overlay import upstream
 from tools.overlay.problems import OverlayError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-    from pathlib import Path
-
-    from tools.environment import Environment
-    from tools.outcomes import Outcomes
-    from tools.overlay.project import Project
-    from tools.overlay.tree import Plan
+from tools.overlay.project import Project
+from tools.overlay.tree import Plan
 
 RECORD = ROOT / "tools" / "upstream_suite.toml"
 
@@ -63,27 +57,11 @@ def workplace(
     *,
     into: Path = BUILD / "suite",
 ) -> Path:
-    """Lay out upstream's checkout as if the installed zarr were what it holds.
+    """Lay out upstream's checkout as if the installed zarr were what it holds, and return the folder.
 
-    It is a fresh copy of the source distribution in which `src/zarr` is a copy of the installed
-    package: tests that read the sources, or build them, see what is tested. No test imports it from
-    there.
-
-    Parameters
-    ----------
-    sdist : Path
-        The unpacked source distribution.
-    environment : Environment
-        Where zarr is installed.
-    documents : Iterable of Plan
-        What the overlay makes of the documentation.
-    into : Path
-        The folder for such places; they are named like the environments.
-
-    Returns
-    -------
-    Path
-        The folder to run pytest, ruff and mypy in, with upstream's settings.
+    It is a fresh copy of the source distribution in which `src/zarr` is a copy of the installed package:
+    tests that read the sources, or build them, see what is tested. No test imports it from there. `documents`
+    is what the overlay makes of the documentation. Such places are named like the environments.
     """
     place = into / environment.path.name
     shutil.rmtree(place, ignore_errors=True)
@@ -130,18 +108,7 @@ class Record:
 
 
 def added_tests(definitions: Collection[str]) -> set[str]:
-    """Pick the tests that the overlay adds to `zarr.testing`: upstream's suite inherits them.
-
-    Parameters
-    ----------
-    definitions : Collection of str
-        What the overlay adds, `zarr/testing/store.py::StoreTests.test_get`.
-
-    Returns
-    -------
-    set of str
-        The names of the test functions.
-    """
+    """Pick the functions that the overlay adds to `zarr.testing`, whose tests upstream's suite inherits."""
     return {
         name.rpartition(".")[2]
         for path, _, name in (definition.partition("::") for definition in definitions)
@@ -150,22 +117,7 @@ def added_tests(definitions: Collection[str]) -> set[str]:
 
 
 def against_record(outcomes: Outcomes, added: Collection[str], expected: Counts) -> list[str]:
-    """Compare a run on the fork with the recorded counts of the release.
-
-    Parameters
-    ----------
-    outcomes : Outcomes
-        The run.
-    added : Collection of str
-        The names of the test functions that the fork adds.
-    expected : Counts
-        What the release does.
-
-    Returns
-    -------
-    list of str
-        What is wrong, nothing if no test of upstream's does otherwise.
-    """
+    """Compare a run on the fork with the recorded counts of the release, but for tests that the fork adds."""
     theirs, _ = parted(outcomes, lambda test: function(test) in added)
     counts = Counts.of(theirs)
     if counts == expected:
@@ -178,21 +130,14 @@ def against_record(outcomes: Outcomes, added: Collection[str], expected: Counts)
 
 
 def against_stock(fork: Outcomes, stock: Outcomes) -> list[str]:
-    """Compare a run on the fork with one on the release, test by test.
-
-    Parameters
-    ----------
-    fork, stock : Outcomes
-        The two runs.
-
-    Returns
-    -------
-    list of str
-        A line for each test that passes on the release alone, or fails on the fork alone.
-    """
-    broken = [
+    """Return a line for each test that passes on the release alone, or fails on the fork alone."""
+    losses = [
+        f"{test}: {fork.get(test, 'not run')}"
+        for test, outcome in stock.items()
+        if outcome == "passed" and fork.get(test) != "passed"
+    ]
+    return losses + [
         f"{test}: failed"
         for test, outcome in fork.items()
         if outcome == "failed" and stock.get(test) not in ("failed", "passed")
     ]
-    return losses(stock, fork) + broken

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run everything that says whether the fork is sound: `python3 tools/test.py [PYTEST ARGS]`.
 
-It needs Python 3.12 or newer with pip, and nothing else. All that it installs or makes lies in
+It needs Python 3.12 or newer with pip, `ensurepip` or uv. All that it installs or makes lies in
 `build/`.
 """
 
@@ -56,52 +56,42 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--only",
         metavar="SECTIONS",
         type=_sections,
         default=(),
         help="run these alone, separated by commas; they are explained below",
     )
-    parser.add_argument(
+    add(
         "--stock",
         action="store_true",
-        help="run upstream's suite on the release too, in an environment of its own, and compare "
-        "the two test by test",
+        help="run upstream's suite on the release too, and compare the two test by test",
     )
-    parser.add_argument(
+    add(
         "--pipeline",
         choices=("batched", "fused"),
         default="batched",
         help="the codec pipeline that upstream's suite runs with",
     )
-    parser.add_argument(
+    add(
         "-n",
         dest="workers",
         metavar="WORKERS",
         type=int,
-        help="processes for upstream's tests; one for each processor if left out, but pytest's own "
-        "alone for a selection; 0 for the latter",
+        help="how many processes share the tests; 0 for pytest's own alone, as for a selection",
     )
-    parser.add_argument(
-        "--python", metavar="PYTHON", help="the interpreter to test with, left out: this one"
-    )
-    parser.add_argument(
+    add("--python", metavar="PYTHON", help="the interpreter to test with, left out: this one")
+    add(
         "--cases",
         metavar="NUMBER",
         type=int,
         default=QUICK,
         help=f"how many cases the section differential compares; left out, {QUICK}",
     )
-    parser.add_argument(
-        "--seed", metavar="NUMBER", type=int, default=0, help="the seed that they are drawn with"
-    )
-    parser.add_argument(
-        "--example",
-        metavar="FILE",
-        type=Path,
-        help="compare the case in this file alone, one that an earlier run saved",
-    )
+    add("--seed", metavar="NUMBER", type=int, default=0, help="the seed that they are drawn with")
+    add("--example", metavar="FILE", type=Path, help="compare the case in this file alone")
     options, arguments = parser.parse_known_args()
 
     if sys.version_info < (3, 12):  # noqa: UP036, it may be run by any
@@ -130,17 +120,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
                 os.execv(python, [python, str(ROOT / "tools" / "test.py"), *sys.argv[1:]])
 
             from tools.sections import run
-            from tools.trial import Drawn
 
-            return run(
-                environment,
-                sections=options.only,
-                arguments=arguments,
-                stock=options.stock,
-                pipeline=options.pipeline,
-                workers=options.workers,
-                differential=Drawn(options.cases, options.seed, options.example),
-            )
+            return run(environment, options, arguments)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

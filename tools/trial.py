@@ -1,33 +1,26 @@
 """One run of the tests: what it tests, in which places, and how it runs pytest and others there."""
 
-from __future__ import annotations
-
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tools import children, covered, suite
-from tools.environment import BUILD, ROOT, SetupError
+from tools.environment import BUILD, ROOT, Environment, SetupError
 from tools.outcomes import Counts, Outcomes, finished, read
 from tools.overlay.project import Project
-from tools.overlay.upstream import at
+from tools.overlay.tree import Plan
+from tools.overlay.upstream import Release, at
+from tools.selection import Selection
 from tools.test import QUICK
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from tools.environment import Environment
-    from tools.overlay.tree import Plan
-    from tools.overlay.upstream import Release
-    from tools.selection import Selection
 
 PARQUET = ("cramjam", "fastparquet", "kerchunk", "pandas", "ujson")
 FORK_IS_BUILT_FROM = (
     "src",
     "tools/overlay",
     "tools/build_hook.py",
+    "tools/installer.py",
     "pyproject.toml",
     "overlay.lock",
 )
@@ -110,15 +103,7 @@ class Trial:
         return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
     def install(self) -> None:
-        """Install the fork the way that its users do, and what its tests and upstream's need.
-
-        Raises
-        ------
-        OverlayError
-            If the overlay does not fit the release.
-        SetupError
-            If something cannot be installed.
-        """
+        """Install the fork the way that its users do, and what its tests and upstream's need."""
         # Here, so that it is about what is installed, and whoever edits meanwhile disturbs nothing.
         _ = self.plan
         made_of = [ROOT / name for name in FORK_IS_BUILT_FROM]
@@ -126,18 +111,7 @@ class Trial:
         _expect_zarr(self.environment, self.project.version)
 
     def install_release(self) -> Environment:
-        """Install the release in another environment, and return that.
-
-        Returns
-        -------
-        Environment
-            The environment. But for zarr it holds what that of the fork holds.
-
-        Raises
-        ------
-        SetupError
-            If something cannot be installed.
-        """
+        """Install the release in another environment, which holds what that of the fork holds otherwise."""
         other, version = self.environment.beside("stock"), self.project.pinned
         self._install(other, "the release", f"zarr[{suite.EXTRAS}]=={version}")
         _expect_zarr(other, version)
@@ -183,27 +157,10 @@ class Trial:
         workers: int = 0,
         **variables: str,
     ) -> Outcomes:
-        """Run pytest.
+        """Run pytest, and return what became of each test.
 
-        Parameters
-        ----------
-        report : Report
-            Takes the counts, and a note where pytest could not run to its end.
-        *arguments : str
-            Its arguments.
-        cwd : Path
-            The folder to run it in.
-        environment : Environment, optional
-            The environment to run it in, if it is another than that of the fork.
-        workers : int
-            How many processes share the tests.
-        **variables : str
-            Environment variables.
-
-        Returns
-        -------
-        Outcomes
-            What became of each test.
+        The report takes the counts, and a note where pytest could not run to its end. `cwd` is the folder to
+        run it in, `workers` how many processes share the tests, `variables` go into its environment.
         """
         environment = environment or self.environment
         name = f"{report.name}-{environment.path.name}"

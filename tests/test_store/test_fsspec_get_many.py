@@ -199,7 +199,7 @@ class Recording(AsyncFileSystem):  # type: ignore[misc]
     """Objects in memory, sliced the way that Python slices. It remembers what was read."""
 
     protocol = "recording"
-    cachable = False
+    cachable = False  # codespell:ignore cachable
 
     def __init__(self, objects: dict[str, bytes | Exception], **options: Any) -> None:
         super().__init__(asynchronous=True, **options)

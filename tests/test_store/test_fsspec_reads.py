@@ -54,7 +54,7 @@ class Sealed(AsyncFileSystem):  # type: ignore[misc]
     """A filesystem that must be planned with, and not read."""
 
     protocol = "sealed"
-    cachable = False
+    cachable = False  # codespell:ignore cachable
 
     async def _cat_file(self, path: str, **kwargs: Any) -> bytes:
         raise AssertionError(f"{path} was read")
@@ -495,7 +495,7 @@ class TestLocate:
             def to_bytes(self) -> bytes:
                 return b"value"
 
-        assert locator(references({"key": Value()}))("key", 1, None).value == b"alue"
+        assert locator(references({"key": Value()}))("key", 1, None).value == b"value"[1:]
 
     def test_an_unknown_key(self) -> None:
         with pytest.raises(FileNotFoundError):

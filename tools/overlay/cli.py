@@ -1,21 +1,14 @@
 """The command line of the overlay."""
 
-from __future__ import annotations
-
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.overlay import lock, tree, upstream
-from tools.overlay.problems import OverlayError, Problem
+from tools.overlay.problems import Change, OverlayError
 from tools.overlay.project import ROOT, Project
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from tools.overlay.definitions import Change
 
 type Command = Callable[[Project, argparse.Namespace], None]
 
@@ -29,19 +22,9 @@ def merge(project: Project, options: argparse.Namespace) -> None:
     print(f"{into / 'zarr'} is zarr {project.version}")
 
 
-def check(project: Project, options: argparse.Namespace) -> None:
-    """Merge in memory and compare with overlay.lock: silence and status 0 where all is well."""
-    found = project.release(options.upstream)
-    project.plan(found)
-    if project.rewritten(found, project.load_lock()).text() != project.lock_file.read_text():
-        raise OverlayError(
-            [Problem(lock.NAME, "does not list all that the overlay goes into", lock.REWRITE)]
-        )
-
-
 def show(project: Project, options: argparse.Namespace) -> None:
     """List what the overlay opens, replaces and adds, file by file."""
-    for plan in project.plans(project.release(options.upstream)):
+    for plan in project.plans(project.release(options.upstream), lay_out=False):
         for path, part in sorted(plan.parts.items(), key=lambda item: (item[1].new, item[0])):
             if part.new:
                 lines = part.content.count(b"\n")
@@ -71,37 +54,16 @@ def write_lock(project: Project, options: argparse.Namespace) -> None:
     new = project.rewritten(project.release(path), old)
     project.lock_file.write_text(new.text())
     for name in sorted({*old.replaced, *new.replaced}):
-        if name not in new.replaced:
-            print(f"- {name}")
-        elif name not in old.replaced:
-            print(f"+ {name}")
-        elif old.replaced[name] != new.replaced[name]:
-            print(f"~ {name}")
+        was, now = old.replaced.get(name), new.replaced.get(name)
+        if was != now:
+            print("-" if now is None else "+" if was is None else "~", name)
 
 
-_COMMANDS: dict[str, Command] = {
-    "merge": merge,
-    "lock": write_lock,
-    "show": show,
-    "check": check,
-}
+_COMMANDS: dict[str, Command] = {"merge": merge, "lock": write_lock, "show": show}
 
 
 def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : Sequence of str, optional
-        The arguments; those of the process if left out.
-    root : Path
-        The checkout of the fork; the one that this module is in if left out.
-
-    Returns
-    -------
-    int
-        The exit status: 1 when the overlay cannot be merged.
-    """
+    """Run the command line for a checkout of the fork, and return 1 when the overlay cannot be merged."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.overlay",
         description="Merge what the fork adds and replaces into the release of zarr that it is pinned to.",
@@ -114,13 +76,10 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
             "--upstream",
             type=Path,
             metavar="PATH",
-            help="a wheel, an sdist or a source folder of zarr; left out, the pinned wheel, which is kept in "
-            "build/upstream",
+            help="a wheel, an sdist or a source folder of zarr; the pinned wheel if left out",
         )
         if name == "merge":
-            sub.add_argument(
-                "--into", type=Path, metavar="DIR", help="where to write it; left out, build/merged"
-            )
+            sub.add_argument("--into", type=Path, metavar="DIR", help="a folder; or build/merged")
     options = parser.parse_args(arguments)
     try:
         options.command(Project(root), options)

@@ -3,27 +3,14 @@
 `ast.dump` will not do: what it writes for the same code differs between Python 3.12 and 3.13.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
+from collections.abc import Sequence
 
 
-def fingerprint(code: str) -> str:
-    """Hash the syntax tree of some code.
-
-    Parameters
-    ----------
-    code : str
-        One or more statements, not indented.
-
-    Returns
-    -------
-    str
-        `sha256:` and the digest in hexadecimal. Comments, blank lines and the layout of lines do not count;
-        docstrings do.
-    """
-    canonical = "\n".join(map(_canonical, ast.parse(code).body))
+def fingerprint(code: Sequence[ast.stmt]) -> str:
+    """Hash the syntax tree of some code. Comments and layout do not count; docstrings do."""
+    canonical = "\n".join(map(_canonical, code))
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 

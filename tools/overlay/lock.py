@@ -1,21 +1,16 @@
 """`overlay.lock`: which release the overlay was written against, and which of its definitions it replaces."""
 
-from __future__ import annotations
-
 import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tools.overlay.problems import OverlayError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
-
-    from tools.overlay.tree import Plan
+from tools.overlay.tree import Plan
 
 NAME = "overlay.lock"
 REWRITE = "run `python -m tools.overlay lock`"
+_GONE = f"find where it went, move the overlay's there or take it out, then {REWRITE}"
 
 _HEAD = """\
 # The release that the overlay is merged into, the files and classes of it that the overlay goes into, and each
@@ -30,9 +25,8 @@ class Lock:
     upstream: str
     """The version of the release."""
     sdist: str
-    """The SHA-256 of its source distribution, in hexadecimal."""
     wheel: str
-    """The SHA-256 of its wheel."""
+    """The SHA-256 of its archives, in hexadecimal."""
     opened: tuple[str, ...] = ()
     """The files and classes of upstream that the overlay goes into."""
     replaced: Mapping[str, str] = field(default_factory=dict)
@@ -56,23 +50,7 @@ class Lock:
 
 
 def load(path: Path) -> Lock:
-    """Read the lock.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    Lock
-        What it says.
-
-    Raises
-    ------
-    OverlayError
-        If there is none, or if it is not what `Lock.text` writes.
-    """
+    """Read the lock, which must be there and be what `Lock.text` writes."""
     try:
         table = tomllib.loads(path.read_text())
         return Lock(
@@ -95,54 +73,31 @@ def within(folder: str, names: Iterable[str]) -> set[str]:
 
 
 def verify(plan: Plan, lock: Lock) -> Iterator[Problem]:
-    """Compare what the overlay replaces with what the lock says that it replaces.
-
-    Parameters
-    ----------
-    plan : Plan
-        The merge of the overlay with the release at hand.
-    lock : Lock
-        The lock.
-
-    Yields
-    ------
-    Problem
-        One for each definition that drifted, is gone from upstream, or stands on one side only.
-    """
+    """Yield a problem for each definition that drifted, is gone from upstream, or stands on one side only."""
     replaced, kept, added = plan.replaced(), plan.definitions("keeps"), plan.definitions("adds")
     for name in sorted(within(plan.folder, lock.opened) - plan.opened() - kept):
         if name in added or name in plan.parts:
-            yield Problem(
-                name,
-                "the overlay goes into this, and upstream no longer has it",
-                f"find where it went, move the overlay's there or take it out, then {REWRITE}",
-            )
+            yield Problem(name, "the overlay goes into this, and upstream no longer has it", _GONE)
         else:
-            yield Problem(
-                name, "stands in the lock, but the overlay no longer goes into it", REWRITE
-            )
+            what = "stands in the lock, but the overlay no longer goes into it"
+            yield Problem(name, what, REWRITE)
     for name in sorted(within(plan.folder, lock.replaced) | replaced.keys()):
         was, now = lock.replaced.get(name), replaced.get(name)
         if was is None:
-            yield Problem(
-                name,
-                "the overlay replaces upstream's definition, and the lock does not know of it",
-                f"if that is meant, {REWRITE}; else give the new definition another name",
-            )
+            what = "the overlay replaces upstream's definition, and the lock does not know of it"
+            remedy = f"if that is meant, {REWRITE}; else give the new definition another name"
+            yield Problem(name, what, remedy)
         elif now is None and name in added:
-            yield Problem(
-                name,
-                "the overlay replaces this definition, and upstream no longer has it",
-                f"find where it went, move the overlay's there or take it out, then {REWRITE}",
-            )
+            what = "the overlay replaces this definition, and upstream no longer has it"
+            yield Problem(name, what, _GONE)
         elif now is None and name not in kept:
             yield Problem(
                 name, "stands in the lock, but the overlay no longer replaces it", REWRITE
             )
         elif now is not None and was != now:
+            what = f"the lock has {was[:19]}…, upstream {now[:19]}…"
             yield Problem(
                 name,
-                f"upstream's definition is not the one that was replaced: the lock has {was[:19]}…, "
-                f"upstream {now[:19]}…",
-                f"read upstream's, carry its change over into the overlay's, then {REWRITE}",
+                f"upstream's definition is not the one that was replaced: {what}",
+                f"carry its change over into the overlay's, then {REWRITE}",
             )

@@ -1,17 +1,11 @@
 """Merging one Markdown document of the overlay into upstream's, section by section."""
 
-from __future__ import annotations
-
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from tools.overlay.definitions import Change, Log
-from tools.overlay.module import Merged
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tools.overlay.problems import Change, Log, Merged
 
 _HEADING = re.compile(r"(?P<marks>#{1,6})[ \t]+(?P<text>.*?)[ \t]*#*[ \t]*")
 _ATTRIBUTES = re.compile(r"[ \t]*\{[^{}]*\}$")
@@ -34,18 +28,7 @@ class Heading:
 
 
 def headings(lines: Sequence[str]) -> list[Heading]:
-    """Find the headings of a document, other than what only looks like one.
-
-    Parameters
-    ----------
-    lines : Sequence of str
-        The document.
-
-    Returns
-    -------
-    list of Heading
-        In their order. Code blocks and front matter hold none.
-    """
+    """Find the headings of a document, in their order; code blocks and front matter hold none."""
     found: list[Heading] = []
     fence = "---" if lines and lines[0].rstrip() == "---" else ""
     for number, line in enumerate(lines):
@@ -63,29 +46,31 @@ def headings(lines: Sequence[str]) -> list[Heading]:
     return found
 
 
-def merge_document(upstream: str, overlay: str, *, path: str) -> Merged:
+def merge_document(
+    upstream: str | None,
+    overlay: str,
+    *,
+    path: str,
+    keep: Callable[[str], bool] = lambda heading: True,
+) -> Merged:
     """Merge the text of a document.
 
-    Parameters
-    ----------
-    upstream : str
-        The document as released.
-    overlay : str
-        Sections that it gets. A section is a heading, what follows it, and the sections below it. Above the
-        heading `<!-- overlay: after HEADING -->` names the section behind which it goes. Other comments
-        before the first section are for the readers of the overlay, and are left out.
-    path : str
-        The document's path, for messages.
-
-    Returns
-    -------
-    Merged
-        The text, what was done, and what was wrong: the text is of use only where nothing was.
+    The overlay's sections are headings with what follows them, and the sections below them. Above the heading
+    `<!-- overlay: after HEADING -->` names the section behind which one goes. Other comments before the first
+    section are for the readers of the overlay, and are left out. `upstream` is the document as released,
+    `None` if there is none. `keep` tells by its heading whether a section is merged, without those below it.
     """
     log = Log(path)
+    theirs = {heading.text for heading in headings((upstream or "").splitlines(keepends=True))}
+    mine = {heading.text for heading in headings(overlay.splitlines(keepends=True))}
+    left_out = {name for name in mine if not keep(name)}
+    if upstream is None:
+        return Merged(_without(overlay, left_out), (), ())
     text = upstream
     followers: dict[str, str] = {}
     for after, section in _sections(overlay, log):
+        if headings(section)[0].text in left_out & theirs:
+            continue
         # Sections that name the same heading keep their order: each goes behind the one before it.
         behind = after
         while behind in followers:
@@ -94,7 +79,20 @@ def merge_document(upstream: str, overlay: str, *, path: str) -> Merged:
         name = headings(section)[0].text
         if after is not None and after != name and name not in followers:
             followers[after] = name
-    return Merged(text, tuple(log.changes), tuple(log.problems))
+    return Merged(_without(text, left_out - theirs), tuple(log.changes), tuple(log.problems))
+
+
+def _without(text: str, names: set[str]) -> str:
+    """Leave sections out of a document, each to the next heading."""
+    lines = text.splitlines(keepends=True)
+    found = headings(lines)
+    for heading, following in reversed(list(zip(found, [*found[1:], None], strict=True))):
+        if heading.text in names:
+            del lines[heading.line : following.line if following else None]
+            if following is None:
+                while lines and not lines[-1].strip():
+                    lines.pop()
+    return "".join(lines)
 
 
 def _sections(overlay: str, log: Log) -> list[tuple[str | None, list[str]]]:
@@ -117,11 +115,8 @@ def _sections(overlay: str, log: Log) -> list[tuple[str | None, list[str]]]:
         found.append((marker_of(lines, heading), section))
     used = sum(after is not None for after, _ in found)
     if len(_DIRECTIVE.findall(overlay)) != used:
-        log.problem(
-            "",
-            "a directive does not stand above a heading, or says nothing known",
-            "write `<!-- overlay: after HEADING -->` right above the heading of the section",
-        )
+        what = "a directive does not stand above a heading, or says nothing known"
+        log.problem("", what, "write `<!-- overlay: after HEADING -->` right above the heading")
     return found
 
 
@@ -142,28 +137,21 @@ def _merge_section(text: str, after: str | None, section: list[str], log: Log) -
     (heading, *_) = headings(section)
     same = [h for h in known if h.text == heading.text]
     if len(same) > 1:
-        log.problem(
-            heading.text, "upstream has this heading more than once", "choose another heading"
-        )
+        what = "upstream has this heading more than once"
+        log.problem(heading.text, what, "choose another heading")
         return text
     if same:
         return _replace(lines, known, same[0], section, log)
     targets = [h for h in known if h.text == after]
     if after is not None and len(targets) != 1:
-        log.problem(
-            heading.text,
-            f"its marker names `{after}`, which is a heading of "
-            f"{'several sections' if targets else 'no section'}",
-            "name a heading that stands once, or remove the marker to put it at the end",
-        )
+        count = "several sections" if targets else "no section"
+        what = f"its marker names `{after}`, which is a heading of {count}"
+        log.problem(heading.text, what, "name a heading that stands once, or remove the marker")
         return text
     end = _end(known, targets[0], len(lines)) if targets else len(lines)
     if any(h.line == end and h.level > heading.level for h in known):
-        log.problem(
-            heading.text,
-            f"the sections that follow `{after}` would come to belong to it",
-            "name the last section of its own level, or give it a deeper heading",
-        )
+        what = f"the sections that follow `{after}` would come to belong to it"
+        log.problem(heading.text, what, "name the last section of its own level")
     log.changes.append(Change("adds", heading.text, after=after))
     return _joined(lines[:end], section, lines[end:])
 

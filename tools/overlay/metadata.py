@@ -1,35 +1,19 @@
 """The metadata of the release, in the terms of `pyproject.toml`."""
 
-from __future__ import annotations
-
 import configparser
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tools.overlay.upstream import Release
+from tools.overlay.upstream import Release
 
 _OWN = ("name", "version", "readme", "dynamic")
 _TABLES = {"console_scripts": "scripts", "gui_scripts": "gui-scripts"}
 
 
 def project_table(release: Release) -> dict[str, Any]:
-    """Return what the release says about itself.
-
-    Parameters
-    ----------
-    release : Release
-        An installed or unpacked wheel.
-
-    Returns
-    -------
-    dict
-        A `project` table without the name, the version and the readme, which are the fork's.
-    """
+    """Return what a wheel says about itself, but name, version and readme, as a `project` table."""
     from hatchling.metadata.spec import project_metadata_from_core_metadata
 
-    info = _info(release)
+    info = release.info or release.root
     table = project_metadata_from_core_metadata((info / "METADATA").read_text())
     for field in _OWN:
         table.pop(field, None)
@@ -47,15 +31,6 @@ def project_table(release: Release) -> dict[str, Any]:
 
 def licenses(release: Release) -> dict[str, bytes]:
     """Return the licence files of the release, by the path that its metadata gives them."""
-    folder = _info(release) / "licenses"
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def _info(release: Release) -> Path:
-    if release.info is None:
-        raise ValueError(f"{release.root} holds no dist-info")
-    return release.info
+    folder = (release.info or release.root) / "licenses"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

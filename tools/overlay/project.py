@@ -1,7 +1,5 @@
 """The project as a whole: its pins, its lock, its overlay, and what comes of merging them."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from dataclasses import dataclass
@@ -51,15 +49,8 @@ class Project:
         for requirement in self._settings["build-system"]["requires"]:
             if match := re.fullmatch(r"zarr\s*==\s*([^\s;*]+)", requirement):
                 return match[1]
-        raise OverlayError(
-            [
-                Problem(
-                    "pyproject.toml",
-                    "build-system.requires does not name one release of zarr",
-                    "require `zarr==VERSION` there",
-                )
-            ]
-        )
+        what = "build-system.requires does not name one release of zarr"
+        raise OverlayError([Problem("pyproject.toml", what, "require `zarr==VERSION` there")])
 
     @property
     def version(self) -> str:
@@ -70,36 +61,13 @@ class Project:
         """Read the lock, which must be about the pinned release."""
         loaded = lock.load(self.lock_file)
         if loaded.upstream != self.pinned:
-            raise OverlayError(
-                [
-                    Problem(
-                        lock.NAME,
-                        f"was written against zarr {loaded.upstream}, but pyproject.toml requires "
-                        f"{self.pinned}",
-                        f"check that the overlay still says what it should, then {lock.REWRITE}",
-                    )
-                ]
-            )
+            what = f"was written against zarr {loaded.upstream}, but pyproject.toml requires {self.pinned}"
+            remedy = f"check that the overlay still says what it should, then {lock.REWRITE}"
+            raise OverlayError([Problem(lock.NAME, what, remedy)])
         return loaded
 
     def release(self, path: Path | None = None) -> upstream.Release:
-        """Find the release to merge into.
-
-        Parameters
-        ----------
-        path : Path, optional
-            Where it is; the pinned one from the registry if left out, which is downloaded once.
-
-        Returns
-        -------
-        Release
-            The release.
-
-        Raises
-        ------
-        OverlayError
-            If it is another release than the pinned one, or there is none.
-        """
+        """Find the release to merge into: at a path, or the pinned one, which is downloaded once."""
         if path is None:
             path = self.downloads / f"zarr-{self.pinned}"
             if not path.exists():
@@ -110,68 +78,25 @@ class Project:
         return found
 
     def expect(self, found: upstream.Release, *, where: str) -> None:
-        """Refuse what is not the pinned release; a checkout, which has no version, passes.
-
-        Parameters
-        ----------
-        found : Release
-            The release.
-        where : str
-            Where it was found, for the message.
-
-        Raises
-        ------
-        OverlayError
-            If it is another one.
-        """
+        """Refuse what is not the pinned release; a checkout, which has no version, passes."""
         if found.version not in (None, self.pinned):
-            raise OverlayError(
-                [
-                    Problem(
-                        where,
-                        f"holds zarr {found.version}, but pyproject.toml requires {self.pinned}",
-                        f"use zarr {self.pinned} itself, or require the other and rewrite the lock",
-                    )
-                ]
-            )
+            what = f"holds zarr {found.version}, but pyproject.toml requires {self.pinned}"
+            remedy = f"use zarr {self.pinned} itself, or require the other and rewrite the lock"
+            raise OverlayError([Problem(where, what, remedy)])
 
-    def plans(self, found: upstream.Release) -> list[tree.Plan]:
+    def plans(self, found: upstream.Release, *, lay_out: bool = True) -> list[tree.Plan]:
         """Merge the overlay into a release, in memory: its package, and its documents where it has them.
 
-        Parameters
-        ----------
-        found : Release
-            The release: documents come with a source distribution or a checkout.
-
-        Returns
-        -------
-        list of Plan
-            What becomes of the files of the one and of the other.
+        Documents come with a source distribution or a checkout. `lay_out` says whether ruff lays out modules.
         """
-        plans = [tree.plan(found.root, self.overlay, version=self.version)]
+        plans = [tree.plan(found.root, self.overlay, version=self.version, lay_out=lay_out)]
         documents = found.root.parent
         if found.root.name == "src" and (documents / tree.DOCUMENTS).is_dir():
             plans.append(tree.plan(documents, self.root, folder=tree.DOCUMENTS))
         return plans
 
     def plan(self, found: upstream.Release) -> tree.Plan:
-        """Merge the overlay into a release, in memory, and compare it with the lock.
-
-        Parameters
-        ----------
-        found : Release
-            The release.
-
-        Returns
-        -------
-        Plan
-            What becomes of the files of the package.
-
-        Raises
-        ------
-        OverlayError
-            If anything is wrong: with every problem there is.
-        """
+        """Merge the overlay into a release, in memory, compare it with the lock, and raise all that is wrong."""
         plans = self.plans(found)
         problems = [problem for plan in plans for problem in plan.problems]
         try:
@@ -187,24 +112,10 @@ class Project:
     def rewritten(self, found: upstream.Release, old: lock.Lock) -> lock.Lock:
         """Return the lock as it should be for a release.
 
-        Parameters
-        ----------
-        found : Release
-            The release.
-        old : Lock
-            The lock as it is. What it says about documents stays where the release comes without them.
-
-        Returns
-        -------
-        Lock
-            The lock, with the archives of `old`.
-
-        Raises
-        ------
-        OverlayError
-            If the overlay does not merge.
+        It names the archives of the `old` one, and what that says about documents stays where the release
+        comes without them.
         """
-        plans = self.plans(found)
+        plans = self.plans(found, lay_out=False)
         if problems := [problem for plan in plans for problem in plan.problems]:
             raise OverlayError(problems)
         opened, replaced = set(old.opened), dict(old.replaced)

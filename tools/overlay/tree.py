@@ -1,21 +1,14 @@
 """Merging a whole package, and writing it down."""
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tools.overlay.markdown import merge_document
 from tools.overlay.module import merge_module
-from tools.overlay.problems import OverlayError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from tools.overlay.definitions import Action, Change
+from tools.overlay.problems import Action, Change, OverlayError, Problem
+from tools.overlay.tidy import tidy
 
 STAMP = ".overlay-merged"
 """A file beside the package in every tree written here: only such a tree is ever overwritten."""
@@ -24,7 +17,6 @@ PACKAGE = "zarr"
 DOCUMENTS = "docs"
 
 _VERSION_FILE = "zarr/_version.py"
-_MERGERS = {".py": merge_module, ".md": merge_document}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +27,8 @@ class Part:
     new: bool
     """Whether upstream lacks the file."""
     changes: tuple[Change, ...] = ()
+    composed: bool = False
+    """Whether it is a module that was put together, and is to be laid out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,179 +41,122 @@ class Plan:
     """By path, `zarr/abc/store.py`."""
     problems: tuple[Problem, ...]
 
+    def _named(self) -> Iterator[tuple[str, Change]]:
+        """Yield all that the overlay does, by `zarr/abc/store.py::Store.get`."""
+        for path, part in self.parts.items():
+            yield from ((f"{path}::{change.name}", change) for change in part.changes)
+
     def opened(self) -> set[str]:
         """Return the files and classes of upstream that the overlay goes into."""
         merged = {path for path, part in self.parts.items() if not part.new}
         return (merged - {_VERSION_FILE}) | self.definitions("opens")
 
     def replaced(self) -> dict[str, str]:
-        """Return each replaced definition, `zarr/abc/store.py::Store.get`, with upstream's fingerprint."""
-        return {
-            f"{path}::{change.name}": change.upstream
-            for path, part in self.parts.items()
-            for change in part.changes
-            if change.upstream
-        }
+        """Return each replaced definition with upstream's fingerprint."""
+        return {name: change.upstream for name, change in self._named() if change.upstream}
 
     def definitions(self, action: Action) -> set[str]:
         """Return the definitions with which the overlay does the one thing."""
-        return {
-            f"{path}::{change.name}"
-            for path, part in self.parts.items()
-            for change in part.changes
-            if change.action == action
-        }
+        return {name for name, change in self._named() if change.action == action}
 
 
 def files(root: Path, folder: str) -> Iterator[str]:
-    """Yield the path of every file in a folder.
-
-    Parameters
-    ----------
-    root : Path
-        The folder that holds it, which the paths are relative to.
-    folder : str
-        The folder.
-
-    Yields
-    ------
-    str
-        Paths with forward slashes, sorted. What Python compiles for itself is passed over.
-    """
+    """Yield the path below `root` of every file in a folder of it, sorted; not what Python compiles for itself."""
     for path in sorted((root / folder).rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             yield path.relative_to(root).as_posix()
 
 
 def plan(
-    upstream: Path, overlay: Path, *, folder: str = PACKAGE, version: str | None = None
+    upstream: Path,
+    overlay: Path,
+    *,
+    folder: str = PACKAGE,
+    version: str | None = None,
+    lay_out: bool = True,
 ) -> Plan:
-    """Merge a folder of the overlay into upstream's, in memory.
+    """Merge a folder of the overlay into upstream's, in memory; `upstream` and `overlay` hold the two.
 
-    Parameters
-    ----------
-    upstream, overlay : Path
-        The folders that hold the two.
-    folder : str
-        The folder: the package if left out.
-    version : str, optional
-        What `zarr.__version__` is to be; upstream's where it is left out.
-
-    Returns
-    -------
-    Plan
-        What becomes of the files that change, and what was wrong.
+    `version` is what `zarr.__version__` is to be, upstream's if left out; ruff lays out what is merged only
+    if `lay_out` says so.
     """
     parts: dict[str, Part] = {}
     problems: list[Problem] = []
     for path in files(overlay, folder):
-        theirs, mine = upstream / path, overlay / path
-        part, wrong = merge_file(
-            theirs.read_bytes() if theirs.exists() else None, mine.read_bytes(), path=path
-        )
+        theirs = upstream / path
+        before = theirs.read_bytes() if theirs.exists() else None
+        part, wrong = merge_file(before, (overlay / path).read_bytes(), path=path)
         if part:
             parts[path] = part
         problems += wrong
+    if lay_out and not problems:
+        parts = laid_out(parts)
     if version and folder == PACKAGE and (upstream / _VERSION_FILE).exists():
-        text = versioned(_read(upstream / _VERSION_FILE), version)
+        text = versioned((upstream / _VERSION_FILE).read_bytes().decode(), version)
         parts[_VERSION_FILE] = Part(text.encode(), new=False)
     return Plan(folder, parts, tuple(problems))
 
 
+def laid_out(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Let ruff lay out the modules that were put together."""
+    texts = {path: part.content.decode() for path, part in parts.items() if part.composed}
+    texts = tidy(texts)
+    return {
+        path: replace(part, content=texts[path].encode()) if part.composed else part
+        for path, part in parts.items()
+    }
+
+
 def merge_file(
-    upstream: bytes | None, overlay: bytes, *, path: str
+    upstream: bytes | None,
+    overlay: bytes,
+    *,
+    path: str,
+    keep: Callable[[str], bool] | None = None,
+    forms: Sequence[str] = (),
 ) -> tuple[Part | None, tuple[Problem, ...]]:
-    """Merge one file of the overlay into upstream's.
+    """Merge one file of the overlay into upstream's, which may lack it.
 
-    Parameters
-    ----------
-    upstream : bytes or None
-        The file as released; `None` if upstream lacks it.
-    overlay : bytes
-        The overlay's.
-    path : str
-        Its path, which tells by its suffix how it merges, for messages too.
-
-    Returns
-    -------
-    tuple
-        What becomes of the file, `None` if it cannot be merged at all, and what was wrong.
+    `path` tells by its suffix how it merges. `keep` tells by its name whether a definition or section is
+    merged, and `forms` are modules with other forms of those that are not. The part that comes back is
+    `None` if the file cannot be merged at all.
     """
-    if upstream is None:
+    new = upstream is None
+    if new and keep is None:
         return Part(overlay, new=True), ()
-    merge = _MERGERS.get(PurePosixPath(path).suffix)
-    if merge is None:
+    kept, theirs = keep or (lambda name: True), None if upstream is None else upstream.decode()
+    if path.endswith(".py"):
+        merged = merge_module(theirs, overlay.decode(), path=path, keep=kept, forms=forms)
+    elif path.endswith(".md"):
+        merged = merge_document(theirs, overlay.decode(), path=path, keep=kept)
+    else:
         what = "upstream has this file, and files of its kind do not merge"
         return None, (Problem(path, what, "remove it"),)
-    merged = merge(upstream.decode(), overlay.decode(), path=path)
-    return Part(merged.text.encode(), new=False, changes=merged.changes), merged.problems
+    composed = path.endswith(".py") and merged.text != theirs
+    part = Part(merged.text.encode(), new, merged.changes, composed=composed)
+    return part, merged.problems
 
 
 def versioned(text: str, version: str) -> str:
-    """Set the version in the text of `zarr/_version.py`.
-
-    Parameters
-    ----------
-    text : str
-        The module as upstream's build generates it.
-    version : str
-        The version, `3.4.2+getmany.1`.
-
-    Returns
-    -------
-    str
-        The module with that version, as a string and as a tuple.
-
-    Raises
-    ------
-    OverlayError
-        If the module does not set its version in the way that is known here.
-    """
+    """Set the version, as a string and as a tuple, in the text of `zarr/_version.py`."""
     public, _, local = version.partition("+")
-    fields = (
-        *(int(f) if f.isdecimal() else f for f in public.split(".")),
-        *([local] if local else ()),
-    )
-    for names, value in (
-        ("__version__ = version", version),
-        ("__version_tuple__ = version_tuple", fields),
-    ):
+    parts = [*public.split("."), *filter(None, [local])]
+    fields = tuple(int(part) if part.isdecimal() else part for part in parts)
+    values = {"__version__ = version": version, "__version_tuple__ = version_tuple": fields}
+    for names, value in values.items():
         text, count = re.subn(rf"^{names} = .*$", f"{names} = {value!r}", text, flags=re.MULTILINE)
         if count != 1:
-            raise OverlayError(
-                [
-                    Problem(
-                        _VERSION_FILE,
-                        f"upstream's build no longer writes `{names} = …` once",
-                        "teach `versioned` in tools/overlay/tree.py how it is written now",
-                    )
-                ]
-            )
+            what = f"upstream's build no longer writes `{names} = …` once"
+            remedy = "teach `versioned` in tools/overlay/tree.py how it is written now"
+            raise OverlayError([Problem(_VERSION_FILE, what, remedy)])
     return text
 
 
 def materialise(plan: Plan, upstream: Path, into: Path) -> list[str]:
-    """Write the merged package.
+    """Write the merged package, or bring up to date what was merged into that folder before.
 
-    Parameters
-    ----------
-    plan : Plan
-        What the overlay makes of the package.
-    upstream : Path
-        The folder that holds upstream's.
-    into : Path
-        The folder that is to hold the merged one. What was merged there before is brought up to date.
-
-    Returns
-    -------
-    list of str
-        What changed in it, one line for each file: `+` for a new one, `~` for a changed one, `-` for one
-        that is gone.
-
-    Raises
-    ------
-    OverlayError
-        If there is a package in that folder that was not written by this function.
+    Returns a line for each file that changed: `+` for a new one, `~` for a changed one, `-` for one that is
+    gone. A package that was not written here is not touched.
     """
     stamp = into / STAMP
     if (into / "zarr").exists() and not stamp.exists():
@@ -246,7 +183,3 @@ def materialise(plan: Plan, upstream: Path, into: Path) -> list[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     return log
-
-
-def _read(path: Path) -> str:
-    return path.read_bytes().decode()

@@ -1,25 +1,19 @@
 """Finding the release that the overlay is merged into."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import re
 import shutil
 import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from tools import installer
 from tools.overlay.problems import OverlayError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 type Kind = Literal["sdist", "wheel"]
 KINDS: tuple[Kind, ...] = ("sdist", "wheel")
@@ -42,23 +36,8 @@ class Release:
 def at(path: Path, *, unpack_into: Path) -> Release:
     """Take the release at a path that someone gave.
 
-    Parameters
-    ----------
-    path : Path
-        A wheel, a source distribution, or a folder: of an unpacked one, of a checkout, of the package, or
-        one that holds the package.
-    unpack_into : Path
-        Where an archive is unpacked.
-
-    Returns
-    -------
-    Release
-        The release.
-
-    Raises
-    ------
-    OverlayError
-        If there is no zarr.
+    It may be a wheel, a source distribution, or a folder: of an unpacked one, of a checkout, of the package,
+    or one that holds the package. An archive is unpacked into `unpack_into`.
     """
     if path.is_file():
         path = unpack(path, unpack_into)
@@ -76,95 +55,39 @@ def at(path: Path, *, unpack_into: Path) -> Release:
 
 
 def installed() -> Release:
-    """Take the release that is installed in this environment.
-
-    Returns
-    -------
-    Release
-        The release, as the registry's wheel holds it.
-
-    Raises
-    ------
-    OverlayError
-        If none is installed.
-    """
+    """Take the release that is installed in this environment, as the registry's wheel holds it."""
     try:
         found = importlib.metadata.distribution("zarr")
     except importlib.metadata.PackageNotFoundError:
-        raise OverlayError(
-            [
-                Problem(
-                    "the build environment",
-                    "has no zarr, which the overlay is merged into",
-                    "build with isolation, or install what pyproject.toml lists as build requirements",
-                )
-            ]
-        ) from None
+        what = "has no zarr, which the overlay is merged into"
+        remedy = "build with isolation, or install what pyproject.toml lists as build requirements"
+        raise OverlayError([Problem("the build environment", what, remedy)]) from None
     root = Path(str(found.locate_file("")))
     return Release(root, found.version, root / f"zarr-{found.version}.dist-info")
 
 
 def fetch(version: str, kind: Kind, into: Path, *, sha256: str | None = None) -> Path:
-    """Download the archive of a release from the package registry, once.
-
-    Parameters
-    ----------
-    version : str
-        The release.
-    kind : {"sdist", "wheel"}
-        Which of its archives.
-    into : Path
-        The folder that keeps it; where it is there already nothing is downloaded.
-    sha256 : str, optional
-        What it must hash to.
-
-    Returns
-    -------
-    Path
-        The archive.
-
-    Raises
-    ------
-    OverlayError
-        If it cannot be downloaded, or is not the one that was locked.
-    """
+    """Download the archive of a release from the package registry, once, which must hash to `sha256`."""
     name = f"zarr-{version}-py3-none-any.whl" if kind == "wheel" else f"zarr-{version}.tar.gz"
     archive = into / name
     if not archive.exists():
         into.mkdir(parents=True, exist_ok=True)
         only = ["--only-binary", ":all:"] if kind == "wheel" else ["--no-binary", "zarr"]
-        command = [
-            "download",
-            "--quiet",
-            "--no-deps",
-            *only,
-            "--dest",
-            str(into),
-            f"zarr=={version}",
-        ]
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", *command], capture_output=True, text=True, check=False
-        )
+        target = ["--dest", str(into), f"zarr=={version}"]
+        try:
+            command = [*installer.pip(), "download", "--quiet", "--no-deps", *only, *target]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said = done.stderr.strip() or done.stdout.strip()
+        except LookupError as error:
+            said = str(error)
         if not archive.exists():
-            raise OverlayError(
-                [
-                    Problem(
-                        name,
-                        f"cannot be downloaded with pip: {done.stderr.strip() or done.stdout.strip()}",
-                        "see to it that pip reaches the registry, or pass --upstream",
-                    )
-                ]
-            )
+            what = f"cannot be downloaded with pip: {said}"
+            remedy = "see to it that pip reaches the registry, or pass --upstream"
+            raise OverlayError([Problem(name, what, remedy)])
     if sha256 and digest(archive) != sha256:
-        raise OverlayError(
-            [
-                Problem(
-                    str(archive),
-                    f"hashes to {digest(archive)}, but overlay.lock says {sha256}",
-                    "remove it, and do not build before you know where it came from",
-                )
-            ]
-        )
+        what = f"hashes to {digest(archive)}, but overlay.lock says {sha256}"
+        remedy = "remove it, and do not build before you know where it came from"
+        raise OverlayError([Problem(str(archive), what, remedy)])
     return archive
 
 
@@ -174,53 +97,25 @@ def digest(archive: Path) -> str:
 
 
 def unpack(archive: Path, into: Path) -> Path:
-    """Unpack a wheel or a source distribution.
-
-    Parameters
-    ----------
-    archive : Path
-        The archive.
-    into : Path
-        The folder in which to put it.
-
-    Returns
-    -------
-    Path
-        The folder with its contents, `zarr-VERSION` or `zarr-VERSION-sdist`. Where it is there already it
-        is left as it is.
-    """
-    name = archive.name.removesuffix(".tar.gz")
-    if name.endswith(".whl"):
-        target = into / "-".join(name.split("-")[:2])
-        if not target.exists():
-            with _complete(target) as folder, zipfile.ZipFile(archive) as wheel:
-                wheel.extractall(folder)
+    """Unpack a wheel or a source distribution, unless it is there, into `zarr-VERSION` or `zarr-VERSION-sdist`."""
+    name, is_wheel = archive.name.removesuffix(".tar.gz"), archive.suffix == ".whl"
+    target = into / ("-".join(name.split("-")[:2]) if is_wheel else f"{name}-sdist")
+    if target.exists():
         return target
-    target = into / f"{name}-sdist"
-    if not target.exists():
-        with _complete(target) as folder, tarfile.open(archive) as sdist:
-            members = [member for member in sdist if "/" in member.name]
-            for member in members:
-                member.name = member.name.partition("/")[2]
-            sdist.extractall(folder, members, filter="data")
+    with _complete(target) as folder:
+        if is_wheel:
+            shutil.unpack_archive(archive, folder, "zip")
+        else:
+            shutil.unpack_archive(archive, folder, "gztar", filter="data")
+            (inner,) = folder.iterdir()  # `zarr-VERSION`
+            for path in inner.iterdir():
+                path.rename(folder / path.name)
+            inner.rmdir()
     return target
 
 
 def keep(release: Release, into: Path) -> Path:
-    """Copy an installed release, so that later merges have it without a build.
-
-    Parameters
-    ----------
-    release : Release
-        The release.
-    into : Path
-        The folder in which to put it.
-
-    Returns
-    -------
-    Path
-        The folder `zarr-VERSION` with its contents, which `unpack` would have made of the wheel.
-    """
+    """Copy an installed release, so that later merges have it, to where `unpack` would put the wheel."""
     target = into / f"zarr-{release.version}"
     if not target.exists():
         with _complete(target) as folder:

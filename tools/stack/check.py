@@ -1,132 +1,135 @@
-"""What can be said of a stack without git, and without running anything: its contents and its sizes."""
+"""What can be said of a stack without running anything: its sizes, and whether its branches stand alone."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 from tools.overlay.problems import Problem
-from tools.stack import alone
-from tools.stack.diffstat import KINDS, measure
-from tools.stack.manifest import NAME, StackError
+from tools.stack.branches import Branch, Made
+from tools.stack.cut import Stack
+from tools.stack.manifest import NAME, Series, StackError
+from tools.stack.repository import Repository
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tools.stack.cut import Stack
-    from tools.stack.diffstat import Diffstat
-
-
-def check(stack: Stack) -> list[Diffstat]:
-    """See to it that a stack is whole, and that its branches are small and stand alone.
-
-    Parameters
-    ----------
-    stack : Stack
-        The stack.
-
-    Returns
-    -------
-    list of Diffstat
-        What each pull request does.
-
-    Raises
-    ------
-    StackError
-        If something is wrong: with all that can be found out.
-    """
-    stack.check_base()
-    _ = stack.owners
-    problems = list(_listed(stack))
-    stats = [measure(stack.diff(n)) for n in range(len(stack.manifest.pull_requests))]
-    most = stack.manifest.most_added_lines
-    for pull_request, stat in zip(stack.manifest.pull_requests, stats, strict=True):
-        if (added := stat.within("src/").added) > most:
-            problems.append(
-                Problem(
-                    pull_request.branch,
-                    f"adds {added} lines in src/, and the most is {most}",
-                    "move definitions to another pull request",
-                )
-            )
-        if not stat.files:
-            problems.append(
-                Problem(
-                    pull_request.branch, "changes nothing", "remove it, or let it name something"
-                )
-            )
-    problems += _whole(stack)
-    problems += alone.mentions(stack)
-    if problems:
-        raise StackError(problems)
-    return stats
+KINDS = ("src", "tests", "docs", "changes")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CODE = re.compile(r"`+([^`\n]+)`+")
+_BOUND = re.compile(r"(?:def|class) (\w+)|(\w+) *(?::|=(?!=))")
 
 
-def _listed(stack: Stack) -> list[Problem]:
-    """Report what a pull request lacks, and upstream's tests that are not there."""
+def check(stack: Stack, made: Made, repository: Repository) -> None:
+    """See to it that the branches are small and stand alone, and raise all that is wrong."""
     problems: list[Problem] = []
-    for pull_request in stack.manifest.pull_requests:
-        where = f"{NAME}, {pull_request.branch}"
-        if not pull_request.fragments:
-            problems.append(
-                Problem(where, "it has no change fragment", "write one in changes/ and list it")
-            )
-        if not pull_request.tests and not pull_request.upstream_tests:
-            problems.append(Problem(where, "it is not tested", "list `tests` or `upstream_tests`"))
-        problems.extend(
+    for branch in made.branches:
+        request = branch.pull_request
+        where = f"{NAME}, {request.branch}"
+        if not request.fragments:
+            what = "it has no change fragment"
+            problems.append(Problem(where, what, "write one in changes/ and list it"))
+        if not request.tests and not request.upstream_tests:
+            what = "it is not tested"
+            problems.append(Problem(where, what, "list `tests` or `upstream_tests`"))
+        problems += (
             Problem(where, f"upstream has no `{path}`", "correct `upstream_tests`")
-            for path in pull_request.upstream_tests
+            for path in request.upstream_tests
             if not (stack.base / path.partition("::")[0]).exists()
         )
-    return problems
+        if (added := lines(repository, branch, "src")[0]) > request.most_added:
+            what = f"adds {added} lines in src/, and the most is {request.most_added}"
+            problems.append(Problem(branch.name, what, "move definitions to another pull request"))
+    for series in made.manifest.series:
+        for kind, most in (
+            ("src", series.most_added_in_src),
+            ("tests", series.most_added_in_tests),
+        ):
+            added = sum(lines(repository, branch, kind)[0] for branch in _of(series, made))
+            if added > most:
+                what = f"adds {added} lines in {kind}/, and the most is {most}"
+                problems.append(Problem(f"series {series.name}", what, "move or shorten some"))
+    problems += _mentions(stack, made)
+    if problems:
+        raise StackError(problems)
 
 
-def _whole(stack: Stack) -> list[Problem]:
-    """Report files that are not at the tip what they are when the overlay is merged at once."""
-    tip = stack.files(len(stack.manifest.pull_requests))
-    whole = {
-        path: part.content
-        for plan in stack.plans
-        for name, part in plan.parts.items()
-        if (path := f"src/{name}" if name.startswith("zarr/") else name) not in stack.manifest.own
-    }
-    return [
-        Problem(
-            path, "is not at the tip of the stack what the whole overlay makes of it", "see why"
-        )
-        for path in sorted(whole)
-        if tip.get(path) != whole[path]
-    ]
+def lines(repository: Repository, branch: Branch, kind: str) -> tuple[int, int]:
+    """Return how many lines a branch adds and removes in one of the folders."""
+    changed = repository.changed(branch.parent, branch.commit)
+    counts = [count for path, count in changed.items() if path.startswith(f"{kind}/")]
+    return sum(added for added, _ in counts), sum(removed for _, removed in counts)
 
 
-def table(stack: Stack, stats: Sequence[Diffstat]) -> list[str]:
-    """Lay out what each pull request adds and removes.
+def _of(series: Series, made: Made) -> list[Branch]:
+    return [branch for branch in made.branches if branch.pull_request.series == series.name]
 
-    Parameters
-    ----------
-    stack : Stack
-        The stack.
-    stats : Sequence of Diffstat
-        What each pull request does.
 
-    Returns
-    -------
-    list of str
-        A line for each, and one for all of them.
+def _mentions(stack: Stack, made: Made) -> Iterator[Problem]:
+    """Find what a branch says of names that only branches bring that it does not stand on.
+
+    Where such a name is used a linter finds it. A comment, a docstring and a sentence can mention it too.
     """
-    rows = [
-        ("", *KINDS),
-        *(_row(pr.branch, s) for pr, s in zip(stack.manifest.pull_requests, stats, strict=True)),
-    ]
-    total = [
-        sum((s.within(folder) for s in stats[1:]), stats[0].within(folder))
-        for folder in KINDS.values()
-    ]
-    rows.append(("all", *map(str, total)))
-    return aligned(rows)
+    brought: dict[str, int] = {}
+    for leaf, owner in stack.owners.items():
+        if leaf.path.startswith("src/"):
+            for name in (leaf.name.rpartition(".")[2], PurePosixPath(leaf.path).stem):
+                brought[name] = min(owner, brought.get(name, owner))
+    told = {word for text in _texts(stack.base) for word in _WORD.findall(text)}
+    for number, branch in enumerate(made.branches):
+        here = {number, *made.manifest.below(number)}
+        files = {path: text.decode(errors="ignore") for path, text in stack.files(here).items()}
+        absent = {name for name, owner in brought.items() if name and owner not in here}
+        for path in stack.diff(number):
+            text = files[path]
+            words = {
+                word for word in _WORD.findall(text) if "_" in word or word[1:].lower() != word[1:]
+            }
+            words.update(_WORD.findall(" ".join(_CODE.findall(text))))
+            # Not what the branch itself gives this name: a parameter, a variable, a function of a test.
+            bound = {
+                name
+                for every in files.values()
+                for found in _BOUND.findall(every)
+                for name in found
+            }
+            for name in sorted((absent & words) - told - bound):
+                told.add(name)
+                line = re.split(rf"\b{name}\b", text, maxsplit=1)[0].count("\n") + 1
+                yield Problem(
+                    f"{branch.name}, {path}:{line}",
+                    f"mentions `{name}`, which {made.branches[brought[name]].name} brings",
+                    "move what mentions it there, or what it mentions here",
+                )
 
 
-def _row(branch: str, stat: Diffstat) -> tuple[str, ...]:
-    return (branch, *(str(stat.within(folder)) for folder in KINDS.values()))
+def _texts(base: Path) -> Iterator[str]:
+    """Yield upstream's sources, tests and documents."""
+    for folder in KINDS[:3]:
+        for path in (base / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".ipynb"):
+                yield path.read_text(errors="replace")
+
+
+def table(
+    made: Made,
+    repository: Repository,
+    more: Callable[[Branch], Sequence[str]] = lambda branch: (),
+    heads: Sequence[str] = (),
+) -> list[str]:
+    """Lay out what each branch and each series adds and may add; `more` and `heads` are further columns."""
+    rows: list[tuple[str, ...]] = []
+    for series in made.manifest.series:
+        sums = dict.fromkeys(KINDS, (0, 0))
+        for branch in _of(series, made):
+            counts = {kind: lines(repository, branch, kind) for kind in KINDS}
+            sums = {k: (sums[k][0] + a, sums[k][1] + r) for k, (a, r) in counts.items()}
+            most = (f"of {branch.pull_request.most_added}", "")
+            rows.append((branch.name, *_cells(counts, most), *more(branch)))
+        most = (f"of {series.most_added_in_src}", f"of {series.most_added_in_tests}")
+        rows.append((f"= {series.name}", *_cells(sums, most), *("" for _ in heads)))
+    return aligned([("", "src", "", "tests", "", "docs", "changes", *heads), *rows])
+
+
+def _cells(counts: dict[str, tuple[int, int]], most: tuple[str, str]) -> list[str]:
+    src, tests, *others = (f"+{added} -{removed}" for added, removed in counts.values())
+    return [src, most[0], tests, most[1], *others]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -141,35 +144,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def contents(stack: Stack, stats: Sequence[Diffstat]) -> list[str]:
-    """List what each pull request does to which file.
-
-    Parameters
-    ----------
-    stack : Stack
-        The stack.
-    stats : Sequence of Diffstat
-        What each pull request does.
-
-    Returns
-    -------
-    list of str
-        Lines: for each the branch, the title, and its files.
-    """
-    lines: list[str] = []
-    for number, (pull_request, stat) in enumerate(
-        zip(stack.manifest.pull_requests, stats, strict=True), 1
-    ):
-        issues = " ".join(f"#{issue}" for issue in pull_request.issues)
-        lines += [
-            f"{number:2} {pull_request.branch}  {issues}".rstrip(),
-            f"   {pull_request.title}",
-        ]
-        lines += [
+def contents(made: Made, repository: Repository) -> Iterator[str]:
+    """Yield lines that tell for each branch its title and what it does to which file."""
+    for number, branch in enumerate(made.branches, 1):
+        request = branch.pull_request
+        issues = " ".join(f"#{issue}" for issue in request.issues)
+        yield f"{number:2} {branch.name}  ({request.series})  {issues}".rstrip()
+        yield f"   {request.title}"
+        changed = repository.changed(branch.parent, branch.commit)
+        yield from (
             f"   {row}"
-            for row in aligned(
-                [*((p, str(c)) for p, c in sorted(stat.files.items()))] or [("nothing",)]
-            )
-        ]
-        lines.append("")
-    return lines
+            for row in aligned([(path, f"+{a} -{r}") for path, (a, r) in changed.items()])
+        )
+        yield ""

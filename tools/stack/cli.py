@@ -1,14 +1,10 @@
 """The command line of the stack."""
 
-from __future__ import annotations
-
 import argparse
-import signal
 import sys
-import threading
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tools import suite
 from tools.environment import SetupError, alone
@@ -18,63 +14,56 @@ from tools.overlay.project import ROOT, Project
 from tools.stack import branches, repository
 from tools.stack import check as checks
 from tools.stack import rebase as rebasing
-from tools.stack.cut import Stack
-from tools.stack.diffstat import measure
+from tools.stack.branches import Made
+from tools.stack.cut import FIRST_NUMBER, Stack
 from tools.stack.manifest import NAME, load
+from tools.stack.repository import Repository
 from tools.stack.verify import prepare, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from tools.stack.branches import Branch
-    from tools.stack.repository import Repository
 
 type Command = Callable[[Project, argparse.Namespace], int | None]
 
 
 def show(project: Project, options: argparse.Namespace) -> None:
-    """List the pull requests, and what each does to which file."""
-    stack = _stack(project, options)
-    stats = [measure(stack.diff(n)) for n in range(len(stack.manifest.pull_requests))]
-    print("\n".join([*checks.contents(stack, stats), *checks.table(stack, stats)]))
+    """List the pull requests, what each does to which file, and how many lines that are."""
+    checkout, made = _made(project, options)
+    print("\n".join([*checks.contents(made, checkout), *checks.table(made, checkout)]))
 
 
 def check(project: Project, options: argparse.Namespace) -> None:
     """See to it that all the fork has belongs to one pull request, and that each is small and stands alone."""
-    stack = _stack(project, options)
-    print("\n".join(checks.table(stack, checks.check(stack))))
+    checkout, made = _made(project, options)
+    print("\n".join(checks.table(made, checkout)))
+    with checkout.files(made.base) as folder:
+        checks.check(Stack(project, folder), made, checkout)
 
 
 def build(project: Project, options: argparse.Namespace) -> None:
-    """Make the branches on a checkout of zarr-python, each one commit on top of the one before."""
-    checkout, made = _commits(project, options)
+    """Make the branches on a checkout of zarr-python: one commit each, on top of those that it needs."""
+    checkout, made = _made(project, options)
     # A checkout that was made here has no branches but those.
     branches.build(checkout, made, force=options.force or options.checkout is None)
-    rows = [(branch.pull_request.branch, branch.commit) for branch in made]
+    rows = [(branch.name, branch.commit) for branch in made.branches]
     print("\n".join([f"in {checkout.path}:", *checks.aligned(rows)]))
 
 
 def export(project: Project, options: argparse.Namespace) -> None:
     """Write the branches as patches that `git am` applies to the base."""
-    checkout, made = _commits(project, options)
-    into = options.into or _folder(project) / "patches"
+    checkout, made = _made(project, options)
+    into = options.into or project.root / "build" / "stack" / "patches"
     force = options.force or options.into is None
     print("\n".join(map(str, branches.export(checkout, made, into, force=force))))
 
 
 def verify(project: Project, options: argparse.Namespace) -> int:
     """Try each branch by itself: installed from source, linted and tested as upstream does it."""
-    checkout, base = _checkout(project, options)
-    made = branches.commits(project, checkout, base, checkout.nobody(base))
-    verification = prepare(
-        project, checkout, made, options.release or project.pinned, suite=options.suite
-    )
-    names = [branch.pull_request.branch for branch in verification.made]
-    if options.branch:
-        manifest = load(project.root / NAME)
-        names = [names[manifest.number(name)] for name in options.branch]
+    manifest = load(project.root / NAME)
+    numbers = [manifest.number(name) for name in options.branch or ()]
+    names = [manifest.pull_requests[number].branch for number in numbers]
+    checkout, made = _made(project, options)
+    version = options.release or project.pinned
     with alone():
-        verdicts = verification.run(names)
+        verification = prepare(project, checkout, made, version, suite=options.suite)
+        verdicts = verification.run(names or [branch.name for branch in made.branches])
     print("\n".join(["", *table(verification, verdicts)]))
     return not all(verdict.good for verdict in verdicts)
 
@@ -85,7 +74,7 @@ def rebase(project: Project, options: argparse.Namespace) -> int:
     old = suite.unpacked(project)
     sdist = upstream.fetch(version, "sdist", project.downloads)
     new = upstream.unpack(sdist, project.downloads)
-    report = rebasing.compare(Stack(project, old), old, new, version)
+    report = rebasing.compare(Stack(project, old), new, version)
     print("\n".join(rebasing.lines(report)))
     if options.accept:
         wheel = upstream.fetch(version, "wheel", project.downloads)
@@ -97,160 +86,79 @@ def rebase(project: Project, options: argparse.Namespace) -> int:
     return bool(report.findings)
 
 
-def _stack(project: Project, options: argparse.Namespace) -> Stack:
-    """Cut against the sources that were named, or those of the pinned release."""
-    if options.upstream is None:
-        return Stack(project, suite.unpacked(project))
-    found = upstream.at(options.upstream, unpack_into=project.downloads)
-    project.expect(found, where=str(options.upstream))
-    return Stack(project, found.root.parent)
-
-
-def _folder(project: Project) -> Path:
-    return project.root / "build" / "stack"
-
-
-def _checkout(project: Project, options: argparse.Namespace) -> tuple[Repository, str]:
-    """Return the checkout, and the commit to start from."""
+def _made(project: Project, options: argparse.Namespace) -> tuple[Repository, Made]:
+    """Make the commits on the checkout that is meant."""
     version = options.release or project.pinned
     if options.checkout is None:
-        checkout = repository.of_release(project, version, _folder(project))
+        checkout = repository.of_release(project, version, project.root / "build" / "stack")
     else:
         checkout = repository.at(options.checkout)
-        checkout.expect_clean()
-    return checkout, checkout.commit(options.base or f"v{version}")
-
-
-def _commits(project: Project, options: argparse.Namespace) -> tuple[Repository, list[Branch]]:
-    checkout, base = _checkout(project, options)
+    base = checkout.commit(options.base or f"v{version}")
+    if "author" not in options:  # nothing is sent
+        return checkout, branches.commits(project, checkout, base, checkout.nobody(base))
     who = checkout.identity(base=base, author=options.author, date=options.date)
-    return checkout, branches.commits(project, checkout, base, who)
-
-
-def _with_upstream(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--upstream",
-        type=Path,
-        metavar="PATH",
-        help="the source distribution of zarr, packed or not; left out, the pinned one, which is kept "
-        "in build/upstream",
-    )
-
-
-def _with_base(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--checkout",
-        type=Path,
-        metavar="PATH",
-        help="a clone of zarr-python; left out, one is made of the source distribution of the release, "
-        "in build/stack",
-    )
-    where.add_argument(
-        "--release",
-        metavar="VERSION",
-        help="the release to make a checkout of, the pinned one if left out",
-    )
-    parser.add_argument(
-        "--base",
-        metavar="REF",
-        help="the commit, tag or branch to start from; the tag of the release if left out",
-    )
-
-
-def _with_author(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--author",
-        metavar="AUTHOR",
-        help="`Name <name@example.org>`; the user that git knows if left out",
-    )
-    parser.add_argument(
-        "--date",
-        metavar="DATE",
-        help="the date of the commits; that of the base if left out, so that building twice gives the "
-        "same commits",
-    )
-
-
-def _with_branches(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--branch",
-        action="append",
-        metavar="NAME",
-        help="verify this one alone; may be given more than once",
-    )
-    parser.add_argument(
-        "--suite", action="store_true", help="run upstream's whole suite at the tip too"
-    )
-
-
-def _with_version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("version", metavar="VERSION", help="the release, 3.5.0")
-    parser.add_argument(
-        "--accept",
-        action="store_true",
-        help="write the release into pyproject.toml and its fingerprints into overlay.lock, once all "
-        "applies and what drifted has been carried over",
-    )
-
-
-def _with_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--force", action="store_true", help="replace branches, or patches, that are there"
-    )
-
-
-def _with_into(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--into",
-        type=Path,
-        metavar="DIR",
-        help="the folder for the patches; left out, build/stack/patches",
-    )
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Let a signal that ends this program end what it has started first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(number, lambda number, _: sys.exit(128 + number))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    manifest = load(project.root / NAME)
+    numbers = {
+        manifest.pull_requests[manifest.number(name)].branch: n for name, n in options.number
     }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    first = options.first_number
+    return checkout, branches.commits(
+        project, checkout, base, who, first_number=first, numbers=numbers
+    )
 
 
-_COMMANDS: dict[str, tuple[Command, tuple[Callable[[argparse.ArgumentParser], None], ...]]] = {
-    "show": (show, (_with_upstream,)),
-    "check": (check, (_with_upstream,)),
-    "build": (build, (_with_base, _with_author, _with_force)),
-    "export": (export, (_with_base, _with_author, _with_into, _with_force)),
-    "rebase": (rebase, (_with_version,)),
-    "verify": (verify, (_with_base, _with_branches)),
+def _number(text: str) -> tuple[str, int]:
+    branch, _, number = text.rpartition("=")
+    if not branch or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"`{text}` is not BRANCH=NUMBER")
+    return branch, int(number)
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--checkout": {
+        "type": Path,
+        "help": "a clone of zarr-python; one is made of the release if left out",
+    },
+    "--release": {"help": "another release than the pinned one"},
+    "--base": {"help": "the commit to start from; the release's tag if left out"},
+    "--author": {"help": "`Name <name@example.org>`; git's user if left out"},
+    "--date": {"help": "the date of the commits; that of the base if left out"},
+    "--number": {
+        "type": _number,
+        "action": "append",
+        "default": [],
+        "metavar": "BRANCH=NUMBER",
+        "help": "the number of a pull request, for its change fragments; may be repeated",
+    },
+    "--first-number": {
+        "type": int,
+        "default": FIRST_NUMBER,
+        "help": f"the first pull request's, from which the others count; {FIRST_NUMBER} if left out",
+    },
+    "--force": {"action": "store_true", "help": "replace branches, or patches, that are there"},
+    "--into": {"type": Path, "help": "a folder for the patches; build/stack/patches if left out"},
+    "--branch": {"action": "append", "help": "verify this branch alone; may be repeated"},
+    "--suite": {"action": "store_true", "help": "run upstream's suite on all series together too"},
+    "version": {"help": "the release, 3.5.0"},
+    "--accept": {
+        "action": "store_true",
+        "help": "pin the fork to it, if all applies or has drifted",
+    },
+}
+_BASE = ("--checkout", "--release", "--base")
+_SENDING = (*_BASE, "--author", "--date", "--number", "--first-number", "--force")
+_COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
+    "show": (show, _BASE),
+    "check": (check, _BASE),
+    "build": (build, _SENDING),
+    "export": (export, (*_SENDING, "--into")),
+    "rebase": (rebase, ("version", "--accept")),
+    "verify": (verify, (*_BASE, "--branch", "--suite")),
 }
 
 
 def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : Sequence of str, optional
-        The arguments; those of the process if left out.
-    root : Path
-        The checkout of the fork; the one that this module is in if left out.
-
-    Returns
-    -------
-    int
-        The exit status: 1 when something is wrong with the stack.
-    """
+    """Run the command line for a checkout of the fork, and return 1 when something is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.stack",
         description="Cut the overlay into pull requests, as stack.toml says, and make branches of them.",
@@ -259,12 +167,11 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     for name, (command, extras) in _COMMANDS.items():
         sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
-        for extra in extras:
-            extra(sub)
+        for option in extras:
+            sub.add_argument(option, **_OPTIONS[option])
     options = parser.parse_args(arguments)
     try:
-        with _ended_in_order():
-            return options.command(Project(root), options) or 0
+        return options.command(Project(root), options) or 0
     except (OverlayError, SetupError) as error:
         print(error, file=sys.stderr)
         return 1

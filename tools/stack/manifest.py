@@ -1,24 +1,27 @@
-"""`stack.toml`: the pull requests in their order, and what belongs to each."""
-
-from __future__ import annotations
+"""`stack.toml`: the series of pull requests, in their order, and what belongs to each."""
 
 import re
 import tomllib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from tools.overlay.problems import OverlayError, Problem
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 NAME = "stack.toml"
+WIDTH = 72
+"""How long a title may be, and a line of the text."""
+HEADINGS = ("## Summary", "## For reviewers")
+"""The headings of upstream's template that the text has, in this order. The template's others, `## Author
+attestation` and `## TODO`, are the same for every pull request: they belong into `closing`."""
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9_-])*")
+_TITLE = re.compile(
+    r"(build|chore|ci|docs|feat|fix|perf|refactor|style|test)(\([\w, -]+\))?!?: \S.*"
+)
 # What `git am` takes for the end of the message.
 _CUTS = re.compile(r"^(---\s*$|diff -|Index: )", re.MULTILINE)
-_FRAGMENT = re.compile(r"(\d+|\+[a-z0-9-]+)\.(feature|bugfix|doc|removal|misc)(\.\d+)?\.md")
 
 
 class StackError(OverlayError):
@@ -28,22 +31,34 @@ class StackError(OverlayError):
 
 
 @dataclass(frozen=True, slots=True)
+class Series:
+    """Pull requests on top of each other. The first series stands on upstream, the others on the first."""
+
+    name: str
+    most_added_in_src: int
+    """How many lines its branches may add in `src/`, all together."""
+    most_added_in_tests: int
+    most_added_by_branch: int
+    """How many lines each of them may add in `src/`."""
+
+
+@dataclass(frozen=True, slots=True)
 class PullRequest:
     """One pull request."""
 
     branch: str
+    series: str
     title: str
     text: str
+    most_added: int
+    """How many lines it may add in `src/`."""
     issues: tuple[int, ...] = ()
     """The issues of zarr-python that it answers."""
     definitions: tuple[str, ...] = ()
-    """`zarr/abc/store.py::Store.get_many`, or a whole file."""
     tests: tuple[str, ...] = ()
-    """`tests/test_array.py::test_name`, or a whole file."""
     docs: tuple[str, ...] = ()
-    """`docs/user-guide/storage.md#Heading`, or a whole file."""
     fragments: tuple[str, ...] = ()
-    """Files of `changes/`."""
+    """Files of `changes/`. On the branch their names begin with the number of the pull request."""
     upstream_tests: tuple[str, ...] = ()
     """Upstream's tests of the modules that it touches."""
 
@@ -60,6 +75,17 @@ class PullRequest:
             yield name, name
         for name in self.fragments:
             yield name, f"changes/{name}"
+
+    def fragment_paths(self, number: int) -> dict[str, str]:
+        """Return by the path that each fragment has here its path on the branch of a pull request."""
+        kinds: list[str] = []
+        paths: dict[str, str] = {}
+        for name in self.fragments:
+            kind = name.split(".")[1]
+            again = f".{kinds.count(kind)}" if kind in kinds else ""
+            paths[f"changes/{name}"] = f"changes/{number}.{kind}{again}.md"
+            kinds.append(kind)
+        return paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +104,16 @@ class Compatible:
 class Manifest:
     """The contents of `stack.toml`."""
 
+    series: tuple[Series, ...]
     pull_requests: tuple[PullRequest, ...]
-    most_added_lines: int
-    """How many lines a branch may add in `src/`."""
+    """Those of the first series first."""
     own: tuple[str, ...] = ()
     """Files that stay with the fork."""
     compatible: tuple[Compatible, ...] = ()
     """What may be replaced in other releases too."""
 
     def number(self, branch: str) -> int:
-        """Return the index of the pull request with a branch.
-
-        Parameters
-        ----------
-        branch : str
-            The branch, or what follows its last slash.
-
-        Returns
-        -------
-        int
-            The index.
-
-        Raises
-        ------
-        StackError
-            If there is none, or more than one.
-        """
+        """Return the index of the pull request with a branch, or with what follows its last slash."""
         found = [
             index
             for index, pull_request in enumerate(self.pull_requests)
@@ -115,130 +125,140 @@ class Manifest:
         what = "more than one branch" if found else "no branch"
         raise StackError([Problem(NAME, f"`{branch}` names {what}", f"name one of {names}")])
 
+    def below(self, number: int) -> tuple[int, ...]:
+        """Return the indexes of the pull requests that one stands on, the nearest last."""
+        series = (self.series[0].name, self.pull_requests[number].series)
+        return tuple(n for n in range(number) if self.pull_requests[n].series in series)
 
+    def tips(self) -> list[int]:
+        """Return the index of the last pull request of each series that has any."""
+        last = {request.series: number for number, request in enumerate(self.pull_requests)}
+        return list(last.values())
+
+
+_KINDS = {str: "text", int: "a number", dict: "tables"}
 _LISTS = {
-    "definitions": "Python files of `src/`, `zarr/abc/store.py::Store.get_many`",
-    "tests": "files of `tests/`",
-    "docs": "files of `docs/`, `docs/user-guide/storage.md#Heading`",
-    "fragments": "file names in `changes/`, `1234.feature.md`, or `+name.feature.md` where there is no issue",
-    "upstream_tests": "files of upstream's `tests/`",
-}
-_FORMS = {
-    "definitions": re.compile(r"zarr/[^#]+"),
-    "tests": re.compile(r"tests/[^#]+"),
-    "docs": re.compile(r"docs/[^#]+(#.+)?"),
-    "fragments": _FRAGMENT,
-    "upstream_tests": re.compile(r"tests/[^#]+"),
+    "definitions": (r"zarr/[^#]+", "Python files of `src/`, `zarr/abc/store.py::Store.get_many`"),
+    "tests": (r"tests/[^#]+", "files of `tests/`"),
+    "docs": (r"docs/[^#]+(#.+)?", "files of `docs/`, `docs/user-guide/storage.md#Heading`"),
+    "fragments": (
+        r"[\w+-]+\.(feature|bugfix|doc|removal|misc)(\.\d+)?\.md",
+        "file names in `changes/`, `get-many.feature.md`",
+    ),
+    "upstream_tests": (r"tests/[^#]+", "files of upstream's `tests/`"),
 }
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Takes the table apart, and notes what is wrong."""
+    """Takes tables apart, and notes what is wrong."""
 
     problems: list[Problem] = field(default_factory=list)
 
     def wrong(self, where: str, what: str, remedy: str) -> None:
         self.problems.append(Problem(f"{NAME}, {where}", what, remedy))
 
-    def unknown(self, where: str, table: dict[str, Any], known: set[str]) -> None:
-        for key in sorted(table.keys() - known):
-            self.wrong(where, f"`{key}` is not known", f"the keys are {', '.join(sorted(known))}")
+    def known(self, where: str, table: dict[str, Any], keys: Collection[str]) -> None:
+        for key in sorted(table.keys() - keys):
+            self.wrong(where, f"`{key}` is not known", f"the keys are {', '.join(sorted(keys))}")
 
-    def text(self, where: str, table: dict[str, Any], key: str) -> str:
+    def get[T](self, where: str, table: dict[str, Any], key: str, kind: type[T]) -> T:
+        """Return a value that has to be there, and not to be empty."""
         value = table.get(key)
-        if isinstance(value, str) and value.strip():
+        if type(value) is kind and value:
             return value
-        self.wrong(where, f"`{key}` is not given as text", f'write `{key} = "..."`')
-        return ""
+        self.wrong(where, f"`{key}` is not given, or is something else", f"write {_KINDS[kind]}")
+        return kind()
 
-    def strings(self, where: str, table: dict[str, Any], key: str) -> tuple[str, ...]:
+    def many(self, where: str, table: dict[str, Any], key: str, kind: type) -> list[Any]:
+        """Return a list that may be left out."""
         value = table.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.wrong(where, f"`{key}` is not a list of strings", f'write `{key} = ["..."]`')
-            return ()
-        for item in value:
-            if key in _FORMS and not _FORMS[key].fullmatch(item):
-                self.wrong(where, f"`{item}` under `{key}` has another form", f"list {_LISTS[key]}")
-        return tuple(value)
+        if isinstance(value, list) and all(type(item) is kind for item in value):
+            return value
+        self.wrong(where, f"`{key}` lists something else", f"list only {_KINDS[kind]}")
+        return []
 
-    def compatible(self, listed: object) -> tuple[Compatible, ...]:
-        if not isinstance(listed, list) or not all(isinstance(table, dict) for table in listed):
-            self.wrong("top level", "`compatible` is no list", "write `[[compatible]]`")
-            return ()
-        names = [f.name for f in fields(Compatible)]
-        found: list[Compatible] = []
-        for table in listed:
-            self.unknown("compatible", table, set(names))
-            found.append(Compatible(*(self.text("compatible", table, name) for name in names)))
-        return tuple(found)
+    def make[T](self, kind: type[T], table: dict[str, Any]) -> T:
+        """Make something of a table that gives each of its fields, as text or as a number."""
+        types: dict[str, Any] = {f.name.replace("_", "-"): f.type for f in fields(kind)}  # type: ignore[arg-type]
+        where = f"{kind.__name__.lower()} {table.get('name', '')}".rstrip()
+        self.known(where, table, types)
+        return kind(*(self.get(where, table, key, type_) for key, type_ in types.items()))
 
-    def pull_request(self, number: int, table: dict[str, Any]) -> PullRequest:
-        branch = table.get("branch")
-        where = branch if isinstance(branch, str) and branch else f"pull request {number}"
-        self.unknown(where, table, {f.name for f in fields(PullRequest)})
-        branch, title, text = (self.text(where, table, key) for key in ("branch", "title", "text"))
+    def pull_request(
+        self, number: int, table: dict[str, Any], series: dict[str, Series], closing: str
+    ) -> PullRequest:
+        where = str(table.get("branch") or f"pull request {number}")
+        self.known(where, table, {f.name.replace("most_", "most-") for f in fields(PullRequest)})
+        branch, name, title, text = (
+            self.get(where, table, key, str) for key in ("branch", "series", "title", "text")
+        )
         if branch and not _BRANCH.fullmatch(branch):
             self.wrong(where, "that is no name for a branch", "use letters, digits, `-` and `/`")
-        if "\n" in title.strip():
-            self.wrong(where, "the title has more than one line", "keep the rest for `text`")
+        if title and not (_TITLE.fullmatch(title) and len(title) <= WIDTH):
+            what = f"the title is no Conventional Commit of at most {WIDTH} characters"
+            self.wrong(where, what, "write `feat(store): add ...`")
+        if name and name not in series:
+            self.wrong(where, f"`{name}` is no series", f"name one of {', '.join(series)}")
+        self.body(where, text)
+        most = series[name].most_added_by_branch if name in series else 1
+        if "most-added" in table:
+            most = min(most, self.get(where, table, "most-added", int))
+        issues = self.many(where, table, "issues", int)
+        lists: dict[str, tuple[str, ...]] = {}
+        for key, (form, said) in _LISTS.items():
+            lists[key] = tuple(self.many(where, table, key, str))
+            for item in lists[key]:
+                if not re.fullmatch(form, item):
+                    what = f"`{item}` under `{key}` has another form"
+                    self.wrong(where, what, f"list {said}")
+        text = "\n\n".join(part.strip() for part in (text, closing) if part.strip())
+        return PullRequest(branch, name, title, text, most, tuple(issues), **lists)
+
+    def body(self, where: str, text: str) -> None:
+        """Look at the form of a text."""
+        lines = text.splitlines()
+        if text and [line for line in lines if line in HEADINGS] != list(HEADINGS):
+            what = f"the text lacks {' or '.join(HEADINGS)}"
+            self.wrong(where, what, "write both, in this order")
         if _CUTS.search(text):
-            self.wrong(
-                where, "the text has a line that ends the message of a patch", "write it otherwise"
-            )
-        issues = table.get("issues", [])
-        if not isinstance(issues, list) or not all(type(issue) is int for issue in issues):
-            self.wrong(where, "`issues` is not a list of numbers", "write `issues = [1234]`")
-            issues = []
-        return PullRequest(
-            branch,
-            title,
-            text,
-            tuple(issues),
-            **{key: self.strings(where, table, key) for key in _LISTS},
-        )
+            what = "the text has a line that ends the message of a patch"
+            self.wrong(where, what, "write it otherwise")
+        for line in lines:
+            breakable = " " in line.strip().removeprefix("- ") and line.lstrip()[:1] != "|"
+            if len(line) > WIDTH and breakable:
+                self.wrong(where, f"a line has more than {WIDTH} characters: {line}", "wrap it")
 
 
 def load(path: Path) -> Manifest:
-    """Read `stack.toml`.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    Manifest
-        What it says.
-
-    Raises
-    ------
-    StackError
-        If there is none, or it is not laid out as it should be: with every problem there is.
-    """
+    """Read `stack.toml`, or raise every problem that there is with it."""
     try:
         table = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise StackError([Problem(NAME, "there is none", "write it")]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise StackError([Problem(NAME, f"is not TOML: {error}", "see there")]) from None
-    reader = _Reader()
-    reader.unknown("top level", table, {"pull_request", "most-added-lines", "own", "compatible"})
-    most = table.get("most-added-lines")
-    if type(most) is not int or most < 1:
-        reader.wrong("top level", "`most-added-lines` is not given", "write a number of lines")
-        most = 1
-    listed = table.get("pull_request")
-    if not isinstance(listed, list) or not listed or not all(isinstance(t, dict) for t in listed):
-        reader.wrong("top level", "it names no pull request", "write a `[[pull_request]]`")
-        listed = []
-    own = reader.strings("top level", table, "own")
-    compatible = reader.compatible(table.get("compatible", []))
-    found = tuple(reader.pull_request(number, entry) for number, entry in enumerate(listed, 1))
-    branches = [pull_request.branch for pull_request in found]
-    for branch in sorted({branch for branch in branches if branch and branches.count(branch) > 1}):
-        reader.wrong(branch, "two pull requests have this branch", "rename one of them")
+    except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
+        raise StackError([Problem(NAME, f"cannot be read: {error}", "write it")]) from None
+    reader, top = _Reader(), "top level"
+    reader.known(top, table, {"series", "pull_request", "own", "compatible", "closing"})
+    series = [reader.make(Series, t) for t in reader.many(top, table, "series", dict)]
+    by_name = {each.name: each for each in series}
+    closing = str(table.get("closing", ""))
+    own = reader.many(top, table, "own", str)
+    requests = [
+        reader.pull_request(number, entry, by_name, closing)
+        for number, entry in enumerate(reader.many(top, table, "pull_request", dict), 1)
+    ]
+    compatible = [
+        reader.make(Compatible, entry) for entry in reader.many(top, table, "compatible", dict)
+    ]
+    for what, names in (
+        ("series", [each.name for each in series]),
+        ("pull_request", [request.branch for request in requests]),
+    ):
+        if not names:
+            reader.wrong(top, f"it names no {what}", f"write a `[[{what}]]`")
+        for name in sorted({name for name in names if name and names.count(name) > 1}):
+            reader.wrong(name, f"two tables under `{what}` have this name", "rename one of them")
     if reader.problems:
         raise StackError(reader.problems)
-    return Manifest(found, most, own, compatible)
+    order = list(by_name)
+    requests.sort(key=lambda request: order.index(request.series))
+    return Manifest(tuple(series), tuple(requests), tuple(own), tuple(compatible))

@@ -1,30 +1,20 @@
 """Comparing the overlay with another release than the one that it is pinned to."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import libcst as cst
-
-from tools.overlay import lock, scopes, tree
+from tools.overlay import lock, pieces, tree
 from tools.overlay.markdown import headings
 from tools.overlay.problems import OverlayError, Problem
 from tools.overlay.project import Project
-from tools.stack.leaves import is_module, members
+from tools.overlay.upstream import Release
+from tools.stack.cut import Stack
 from tools.stack.manifest import StackError
-from tools.stack.uses import uses
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from tools.overlay.scopes import Statement
-    from tools.overlay.upstream import Release
-    from tools.stack.cut import Stack
 
 _PIN = r"(zarr\s*==\s*){}(?=[\"'\s;,])"
 
@@ -33,27 +23,18 @@ _PIN = r"(zarr\s*==\s*){}(?=[\"'\s;,])"
 class Finding:
     """One thing that another release has otherwise."""
 
+    path: str
+    """The file, in a checkout of upstream's."""
     name: str
     """The definition or heading; empty for the file."""
     what: str
     """What is otherwise."""
-    accepted: bool
+    accepted: bool = False
     """Whether `--accept` may settle it: it changed, and what takes its place still has a place."""
     diff: tuple[str, ...] = ()
     """What upstream changed."""
     concerns: tuple[str, ...] = ()
     """The branches that it touches."""
-
-
-@dataclass(slots=True)
-class FileReport:
-    """What another release means for one file of the overlay."""
-
-    path: str
-    """In a checkout of upstream's."""
-    new: bool
-    """Whether the file is the overlay's alone."""
-    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,147 +43,81 @@ class Report:
 
     old: str
     new: str
-    files: tuple[FileReport, ...]
+    files: tuple[str, ...]
+    """What was compared."""
+    findings: tuple[Finding, ...]
     left_out: tuple[str, ...] = ()
     """Folders that the release comes without, which are not compared."""
 
-    @property
-    def findings(self) -> list[Finding]:
-        """All that is otherwise."""
-        return [finding for file in self.files for finding in file.findings]
 
-    @property
-    def blocking(self) -> list[Finding]:
-        """What must be adapted before the release can be accepted."""
-        return [finding for finding in self.findings if not finding.accepted]
-
-
-def compare(stack: Stack, old: Path, new: Path, version: str) -> Report:
-    """Compare the overlay with another release.
-
-    Parameters
-    ----------
-    stack : Stack
-        The stack, cut against the pinned release.
-    old, new : Path
-        The sources of the pinned release, and of the other.
-    version : str
-        The other release.
-
-    Returns
-    -------
-    Report
-        What still applies, what changed and what is gone, for each file.
-    """
-    project = stack.project
-    files = {
-        path: FileReport(path, new=stack.upstream[path] is None)
-        for path in stack.overlay
-        if path not in stack.manifest.own
-    }
-    concerns = _Concerns(stack)
-    locked = project.load_lock()
+def compare(stack: Stack, new: Path, version: str) -> Report:
+    """Compare the overlay, cut against the sources of the pinned release, with the sources of another."""
+    old, locked = stack.base, stack.project.load_lock()
+    files = [path for path in stack.overlay if path not in stack.manifest.own]
+    found: list[Finding] = []
     left_out: list[str] = []
-    for folder, prefix in ((tree.PACKAGE, "src/"), ("tests", ""), (tree.DOCUMENTS, "")):
-        if not (new / prefix / folder).is_dir():
-            left_out.append(folder)
-            for path in [path for path in files if path.startswith(f"{prefix}{folder}/")]:
-                del files[path]
+    plans = zip(stack.plans, Stack(stack.project, new).plans, ("src/", "", ""), strict=True)
+    for before, after, prefix in plans:
+        if not (new / prefix / before.folder).is_dir():
+            left_out.append(before.folder)
+            files = [path for path in files if not path.startswith(f"{prefix}{before.folder}/")]
             continue
-        overlay = project.overlay if prefix else project.root
-        plan = tree.plan(new / prefix, overlay, folder=folder)
-        before = tree.plan(old / prefix, overlay, folder=folder)
-        for path, name, finding in _differences(plan, before, locked, old / prefix, new / prefix):
-            file = files.get(f"{prefix}{path}")
-            if file is not None:
-                branches = concerns.of(file.path, name)
-                file.findings.append(replace(finding, name=name, concerns=branches))
-    sources = (_Sources(old), _Sources(new))
-    for file in files.values():
-        if is_module(file.path):
-            file.findings += _lost_names(file.path, stack, *sources, concerns)
-    return Report(project.pinned, version, tuple(files.values()), tuple(left_out))
+        drifted = {
+            name: digest
+            for name, digest in after.replaced().items()
+            if locked.replaced.get(name, digest) != digest
+        }
+        found += (
+            Finding(prefix + path, "", "upstream has a file of this name")
+            for path in sorted(after.opened() - before.opened() - after.definitions("opens"))
+        )
+        for problem in (*after.problems, *lock.verify(after, locked)):
+            path, _, name = problem.where.partition("::")
+            if problem.where in drifted:
+                diff = _diff(old / prefix / path, new / prefix / path, name)
+                what = f"upstream's is {drifted[problem.where]}"
+                found.append(Finding(prefix + path, name, what, accepted=True, diff=diff))
+            # Markers lie idle only in a class that is gone, or behind an anchor that is: both are told.
+            elif "directs nothing" not in problem.what:
+                found.append(Finding(prefix + path, name, problem.what))
+    for path in files:
+        if path.endswith(".py"):
+            found += (
+                Finding(path, "", f"uses {what}, which upstream does not have there")
+                for what in _lost_names(stack.overlay[path].decode(), path, old, new)
+            )
+    kept = dict.fromkeys(f for f in found if f.path in files)
+    named = tuple(replace(f, concerns=_concerns(stack, f.path, f.name)) for f in kept)
+    return Report(stack.project.pinned, version, tuple(files), named, tuple(left_out))
 
 
-@dataclass(frozen=True, slots=True)
-class _Concerns:
-    """Which branches have to do with what."""
-
-    stack: Stack
-
-    def of(self, path: str, name: str) -> tuple[str, ...]:
-        """Return the branches that own a definition, or what is in it, or any of the file."""
-        requests = self.stack.manifest.pull_requests
-        leaves = self.stack.leaves.get(path, [])
-        found = [leaf for leaf in leaves if name and name in (leaf.name, *leaf.above)]
-        numbers = {self.stack.owners[leaf] for leaf in found or leaves if leaf in self.stack.owners}
-        return tuple(requests[number].branch for number in sorted(numbers))
+def _concerns(stack: Stack, path: str, name: str) -> tuple[str, ...]:
+    """Return the branches that own a definition, or what is in it, or any of the file."""
+    leaves = stack.leaves.get(path, [])
+    found = [leaf for leaf in leaves if name and name in (leaf.name, *leaf.above)]
+    numbers = {stack.owners[leaf] for leaf in found or leaves if leaf in stack.owners}
+    return tuple(stack.manifest.pull_requests[number].branch for number in sorted(numbers))
 
 
-def _differences(
-    plan: tree.Plan, before: tree.Plan, locked: lock.Lock, old: Path, new: Path
-) -> Iterator[tuple[str, str, Finding]]:
-    """Yield file, definition and finding for all that merges otherwise, or no more."""
-    gone = {path for path, part in before.parts.items() if not part.new and plan.parts[path].new}
-    for path in sorted(gone):
-        yield path, "", Finding("", "upstream has no such file", accepted=False)
-    for path, part in plan.parts.items():
-        if not part.new and before.parts[path].new:
-            yield path, "", Finding("", "upstream has a file of this name", accepted=False)
-    lost = sorted((plan.definitions("adds")) & (before.opened() | before.replaced().keys()))
-    for name in lost:
-        path, _, definition = name.partition("::")
-        yield path, definition, Finding("", "upstream has no such definition", accepted=False)
-    for name in sorted(
-        (plan.replaced().keys() | plan.definitions("keeps")) & before.definitions("adds")
-    ):
-        path, _, definition = name.partition("::")
-        yield path, definition, Finding("", "upstream has one of this name", accepted=False)
-    for name, digest in sorted(plan.replaced().items()):
-        was = locked.replaced.get(name, before.replaced().get(name))
-        if was is not None and was != digest:
-            path, _, definition = name.partition("::")
-            diff = _diff(path, definition, old, new)
-            yield path, definition, Finding("", f"upstream's is {digest}", accepted=True, diff=diff)
-    for problem in plan.problems:
-        path, _, definition = problem.where.partition("::")
-        # Markers lie idle only in a class that is gone, or behind an anchor that is: both are told.
-        if path not in gone and "directs nothing" not in problem.what:
-            yield path, definition, Finding("", problem.what, accepted=False)
-
-
-def _diff(path: str, name: str, old: Path, new: Path) -> tuple[str, ...]:
+def _diff(old: Path, new: Path, name: str) -> tuple[str, ...]:
     """Compare a definition or section in two releases."""
-    texts = [(root / path).read_bytes().decode() for root in (old, new)]
-    get = text_of_definition if is_module(path) else text_of_section
-    before, after = (get(text, name).splitlines() for text in texts)
+    get = definition if old.suffix == ".py" else section
+    before, after = (get(path.read_bytes().decode(), name).splitlines() for path in (old, new))
     return tuple(difflib.unified_diff(before, after, "pinned", "other", lineterm="", n=2))[2:]
 
 
-def text_of_definition(text: str, name: str) -> str:
-    """Return the text of a definition of a module.
-
-    Parameters
-    ----------
-    text : str
-        The module.
-    name : str
-        Its qualified name.
-
-    Returns
-    -------
-    str
-        The text, not indented; empty if there is none.
-    """
-    body: Sequence[Statement] = cst.parse_module(text).body
+def definition(text: str, name: str) -> str:
+    """Return the text of a definition of a module by its qualified name; empty if there is none."""
+    scope = pieces.module(text)
     *classes, last = name.split(".")
     for each in classes:
-        found = (p.statements[0] for p in scopes.pieces(body) if each in p.names)
-        body = [s for c in found if isinstance(c, cst.ClassDef) for s in members(c)]
-    return "".join(piece.code for piece in scopes.pieces(body) if last in piece.names)
+        outer = [piece for piece in scope.pieces if each in piece.names]
+        scope = pieces.members(outer[0]) if outer else pieces.Scope([])
+    found = (piece.own for piece in scope.pieces if last in piece.names)
+    return textwrap.dedent("".join(line for own in found for line in own))
 
 
-def text_of_section(text: str, name: str) -> str:
+def section(text: str, name: str) -> str:
     """Return the text of a section of a document, with those below it; empty if there is none."""
     lines = text.splitlines(keepends=True)
     found = headings(lines)
@@ -213,52 +128,17 @@ def text_of_section(text: str, name: str) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sources:
-    """The modules of a release, as the overlay sees them."""
-
-    root: Path
-    known: dict[str, frozenset[str] | None] = field(default_factory=dict)
-
-    def names(self, path: str) -> frozenset[str] | None:
-        """Return what a module makes known at its top level; `None` if there is no such module."""
-        if path not in self.known:
-            file = self.root / path
-            self.known[path] = None
-            if file.is_file():
-                body = cst.parse_module(file.read_bytes().decode()).body
-                named = {name for piece in scopes.pieces(body) for name in piece.names}
-                self.known[path] = frozenset(named | scopes.hidden_names(body).keys())
-        return self.known[path]
-
-    def provides(self, module: str, name: str) -> bool:
-        """Tell whether there is something to import from a module."""
-        above = f"src/{module.replace('.', '/')}"
-        for path in (f"{above}.py", f"{above}/__init__.py"):
-            if name in (self.names(path) or ()):
-                return True
-        return any(
-            (self.root / above / inner).is_file() for inner in (f"{name}.py", f"{name}/__init__.py")
-        )
-
-
-def _lost_names(
-    path: str, stack: Stack, old: _Sources, new: _Sources, concerns: _Concerns
-) -> Iterator[Finding]:
+def _lost_names(text: str, path: str, old: Path, new: Path) -> Iterator[str]:
     """Yield what a module of the overlay takes from upstream's, and the other release lacks."""
-    text = stack.overlay[path].decode()
-    lost = [
-        f"`{name}` from {module}"
-        for module, name in sorted(_imports(text))
-        if old.provides(module, name) and not new.provides(module, name)
-    ]
-    if (before := old.names(path)) is not None and (after := new.names(path)) is not None:
-        body = cst.parse_module(text).body
-        used = uses(text, postponed=True).all - scopes.hidden_names(body).keys()
-        lost += [f"`{name}` of the same module" for name in sorted(used & (before - after))]
-    for what in lost:
-        said = f"uses {what}, which upstream does not have there"
-        yield Finding("", said, accepted=False, concerns=concerns.of(path, ""))
+    for module, name in sorted(_imports(text)):
+        if _provides(old, module, name) and not _provides(new, module, name):
+            yield f"`{name}` from {module}"
+    before, after = _names(old / path), _names(new / path)
+    if before is not None and after is not None:
+        scope = pieces.module(text)
+        used = {name for piece in scope.pieces for name in piece.uses()}
+        lost = (used - pieces.hidden_names(scope).keys()) & (before - after)
+        yield from (f"`{name}` of the same module" for name in sorted(lost))
 
 
 def _imports(text: str) -> set[tuple[str, str]]:
@@ -272,76 +152,63 @@ def _imports(text: str) -> set[tuple[str, str]]:
     }
 
 
+def _names(path: Path) -> set[str] | None:
+    """Return what a module makes known at its top level; `None` if there is no such module."""
+    if not path.is_file():
+        return None
+    scope = pieces.module(path.read_bytes().decode())
+    named = {name for piece in scope.pieces for name in piece.names}
+    return named | pieces.hidden_names(scope).keys()
+
+
+def _provides(root: Path, module: str, name: str) -> bool:
+    """Tell whether there is something to import from a module."""
+    above = root / "src" / module.replace(".", "/")
+    if any(name in (_names(p) or ()) for p in (above.with_suffix(".py"), above / "__init__.py")):
+        return True
+    return (above / f"{name}.py").is_file() or (above / name / "__init__.py").is_file()
+
+
 def lines(report: Report) -> Iterator[str]:
-    """Lay a report out.
-
-    Parameters
-    ----------
-    report : Report
-        The report.
-
-    Yields
-    ------
-    str
-        Lines: what applies, and for each file that does not what is otherwise.
-    """
-    good = [file for file in report.files if not file.findings]
+    """Yield lines that tell what applies, and for each file that does not what is otherwise."""
+    touched = dict.fromkeys(finding.path for finding in report.findings)
+    good = [path for path in report.files if path not in touched]
     yield f"The overlay, written against zarr {report.old}, and zarr {report.new}:"
     for folder in report.left_out:
         yield f"what is in {folder}/ is not compared: the release comes without"
     yield ""
     yield f"{len(good)} of {len(report.files)} files apply as they are:"
-    yield from (f"    {file.path}{' (new)' if file.new else ''}" for file in good)
-    for file in report.files:
-        if not file.findings:
-            continue
+    yield from (f"    {path}" for path in good)
+    for path in touched:
         yield ""
-        yield f"{file.path}:"
-        for finding in file.findings:
-            name = f"{finding.name}: " if finding.name else ""
-            state = "drifted" if finding.accepted else "does not apply"
-            yield f"    {state}: {name}{finding.what}  [{', '.join(finding.concerns)}]"
-            yield from (f"        {line}" for line in finding.diff)
-    touched: dict[str, int] = {}
-    for finding in report.findings:
-        for branch in finding.concerns:
-            touched[branch] = touched.get(branch, 0) + 1
+        yield f"{path}:"
+        for finding in report.findings:
+            if finding.path == path:
+                name = f"{finding.name}: " if finding.name else ""
+                state = "drifted" if finding.accepted else "does not apply"
+                yield f"    {state}: {name}{finding.what}  [{', '.join(finding.concerns)}]"
+                yield from (f"        {line}" for line in finding.diff)
+    branches = [branch for finding in report.findings for branch in finding.concerns]
+    drifted = sum(finding.accepted for finding in report.findings)
     yield ""
-    drifted = len(report.findings) - len(report.blocking)
-    yield f"{drifted} drifted, {len(report.blocking)} do not apply"
-    yield from (f"    {branch}: {count}" for branch, count in touched.items())
+    yield f"{drifted} drifted, {len(report.findings) - drifted} do not apply"
+    yield from (f"    {branch}: {branches.count(branch)}" for branch in dict.fromkeys(branches))
 
 
 def accept(project: Project, report: Report, found: Release, digests: Mapping[str, str]) -> None:
-    """Pin the fork to another release.
+    """Pin the fork to another release, if all applies; what drifted is taken to have been looked at.
 
-    Parameters
-    ----------
-    project : Project
-        The fork.
-    report : Report
-        What the release means for it. What drifted is taken to have been looked at.
-    found : Release
-        The release: its source distribution.
-    digests : Mapping
-        The SHA-256 of its archives, by kind.
-
-    Raises
-    ------
-    StackError
-        If something does not apply; nothing is written then.
+    `found` is its source distribution, and `digests` are the SHA-256 of its archives, by kind.
     """
-    problems: Iterable[Problem] = [
+    if problems := [
         Problem(
-            file.path + (f"::{finding.name}" if finding.name else ""),
-            f"does not apply to zarr {report.new}: {finding.what}",
+            f.path + (f"::{f.name}" if f.name else ""),
+            f"does not apply to zarr {report.new}: {f.what}",
             "adapt the overlay, then accept",
         )
-        for file in report.files
-        for finding in file.findings
-        if not finding.accepted
-    ]
-    if problems:
+        for f in report.findings
+        if not f.accepted
+    ]:
         raise StackError(problems)
     settings = project.root / "pyproject.toml"
     before = settings.read_text()

@@ -1,33 +1,24 @@
 """Git, by its plumbing: what is made here never touches a work tree."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tools.overlay import upstream
 from tools.overlay.problems import Problem
+from tools.overlay.project import Project
 from tools.stack.manifest import StackError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from tools.overlay.project import Project
 
 _AUTHOR = re.compile(r"(?P<name>[^<>\n]*[^<>\s]) <(?P<email>[^<>\s]+)>")
 _NOBODY = ("zarr-python", "zarr@localhost")
 _RELEASED = "1000000000 +0000"
 """The date of what is made of a source distribution."""
-
-_UNPACKED_ONLY = ("PKG-INFO",)
-"""What an unpacked source distribution has and a checkout has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +48,12 @@ class Repository:
     def git(
         self, *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None
     ) -> str:
-        """Run git.
-
-        Parameters
-        ----------
-        *arguments : str or Path
-            Its arguments.
-        stdin : bytes
-            Its input.
-        env : Mapping, optional
-            Environment variables to add.
-
-        Returns
-        -------
-        str
-            Its output, without the newline at its end.
-
-        Raises
-        ------
-        StackError
-            If it fails, or there is none.
-        """
+        """Run git, which must not fail, and return its output without the newline at its end."""
         done = self._run(arguments, stdin, env)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
-            command = " ".join(map(str, arguments[:2]))
-            raise StackError(
-                [Problem(str(self.path), f"`git {command}` failed: {said}", "see what git says")]
-            )
+            what = f"`git {' '.join(map(str, arguments[:2]))}` failed: {said}"
+            raise StackError([Problem(str(self.path), what, "see what git says")])
         return done.stdout.decode(errors="replace").removesuffix("\n")
 
     def asks(self, *arguments: str) -> str | None:
@@ -107,104 +76,43 @@ class Repository:
                 check=False,
             )
         except FileNotFoundError:
-            raise StackError(
-                [Problem("git", "cannot be found", "install git, and put it on the path")]
-            ) from None
+            what, remedy = "cannot be found", "install git, and put it on the path"
+            raise StackError([Problem("git", what, remedy)]) from None
 
     def commit(self, ref: str) -> str:
-        """Return the hash of the commit that something names.
-
-        Parameters
-        ----------
-        ref : str
-            A tag, a branch or a hash.
-
-        Returns
-        -------
-        str
-            The hash.
-
-        Raises
-        ------
-        StackError
-            If it names none.
-        """
+        """Return the hash of the commit that a tag, a branch or a hash names."""
         if found := self.asks("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"):
             return found
-        raise StackError(
-            [
-                Problem(
-                    str(self.path),
-                    f"`{ref}` names no commit",
-                    "fetch it (`git fetch --tags` for releases), or name another with --base",
-                )
-            ]
-        )
-
-    def expect_clean(self) -> None:
-        """Refuse a checkout with changes that are not committed."""
-        changed = self.git("status", "--porcelain", "--untracked-files=no").splitlines()
-        if changed:
-            raise StackError(
-                [
-                    Problem(
-                        str(self.path),
-                        f"has changes that are not committed, in {changed[0][3:]}"
-                        + (f" and {len(changed) - 1} more" if len(changed) > 1 else ""),
-                        "commit or stash them",
-                    )
-                ]
-            )
+        remedy = "fetch it (`git fetch --tags` for releases), or name another with --base"
+        raise StackError([Problem(str(self.path), f"`{ref}` names no commit", remedy)])
 
     def checked_out(self) -> set[str]:
         """Return the branches that are checked out, in any of the work trees."""
+        mark = "branch refs/heads/"
         listed = self.git("worktree", "list", "--porcelain").splitlines()
-        return {
-            line.removeprefix("branch refs/heads/")
-            for line in listed
-            if line.startswith("branch refs/heads/")
-        }
+        return {line.removeprefix(mark) for line in listed if line.startswith(mark)}
 
     def branches(self) -> dict[str, str]:
         """Return the branches, and the commit of each."""
-        listed = self.git(
-            "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads"
-        )
-        return dict(line.rsplit(" ", 1) for line in listed.splitlines())
+        form = "--format=%(refname:lstrip=2) %(objectname)"
+        listed = self.git("for-each-ref", form, "refs/heads").splitlines()
+        return dict(line.rsplit(" ", 1) for line in listed)
 
-    def date(self, commit: str) -> str:
-        """Return when a commit was made, as git reads it."""
-        return "@" + self.git("show", "--no-patch", "--format=%cd", "--date=raw", commit)
+    def changed(self, before: str, after: str) -> dict[str, tuple[int, int]]:
+        """Return by path how many lines are added and removed between two commits."""
+        listed = self.git("diff", "--numstat", "-z", "--no-renames", before, after).split("\0")
+        rows = (line.split("\t") for line in listed if line)
+        # Of what is no text git tells no numbers.
+        return {path: (int(a.replace("-", "0")), int(r.replace("-", "0"))) for a, r, path in rows}
 
     def identity(self, *, base: str, author: str | None, date: str | None) -> Identity:
-        """Find out who makes the commits, and when.
-
-        Parameters
-        ----------
-        base : str
-            The commit whose date is theirs where none is given.
-        author : str, optional
-            `Name <name@example.org>`; the user that git knows if left out.
-        date : str, optional
-            The date.
-
-        Returns
-        -------
-        Identity
-            Author and committer alike.
-
-        Raises
-        ------
-        StackError
-            If the author is not written so, or git knows no user.
-        """
-        date = date or self.date(base)
+        """Find out who makes commits, git's user if none is given, and when, the base's date if none is."""
+        date = date or self._date(base)
         if author is None:
             name, email = (self.asks("config", f"user.{part}") for part in ("name", "email"))
             if not name or not email:
-                what = "git knows no user here"
                 remedy = "pass --author, or set user.name and user.email"
-                raise StackError([Problem(str(self.path), what, remedy)])
+                raise StackError([Problem(str(self.path), "git knows no user here", remedy)])
             return Identity(name, email, date)
         match = _AUTHOR.fullmatch(author)
         if match is None:
@@ -214,7 +122,10 @@ class Repository:
 
     def nobody(self, base: str) -> Identity:
         """Return who makes commits that are not for sending, at the time of a commit."""
-        return Identity(*_NOBODY, self.date(base))
+        return Identity(*_NOBODY, self._date(base))
+
+    def _date(self, commit: str) -> str:
+        return "@" + self.git("show", "--no-patch", "--format=%cd", "--date=raw", commit)
 
     @contextmanager
     def index(self, commit: str) -> Iterator[dict[str, str]]:
@@ -227,85 +138,29 @@ class Repository:
     @contextmanager
     def files(self, commit: str) -> Iterator[Path]:
         """Give a folder with the files of a commit."""
-        with (
-            tempfile.TemporaryDirectory(prefix="zarr-stack-") as folder,
-            self.index(commit) as env,
-        ):
+        with tempfile.TemporaryDirectory(prefix="zarr-stack-") as folder, self.index(commit) as env:
             self.git("checkout-index", "--all", f"--prefix={folder}/", env=env)
             yield Path(folder)
 
 
 def at(path: Path) -> Repository:
-    """Take the checkout of zarr-python at a path.
-
-    Parameters
-    ----------
-    path : Path
-        The checkout, or a folder in it.
-
-    Returns
-    -------
-    Repository
-        The checkout.
-
-    Raises
-    ------
-    StackError
-        If there is none there.
-    """
-    remedy = "name a clone of zarr-python with --checkout, or leave it out to have one made"
-    if not path.is_dir():
-        raise StackError([Problem(str(path), "there is no such folder", remedy)])
-    top = Repository(path).asks("rev-parse", "--show-toplevel")
+    """Take the checkout of zarr-python at a path, or around it."""
+    top = Repository(path).asks("rev-parse", "--show-toplevel") if path.is_dir() else None
     if not top:
+        remedy = "name a clone of zarr-python with --checkout, or leave it out to have one made"
         raise StackError([Problem(str(path), "is no checkout", remedy)])
     return Repository(Path(top))
 
 
 def of_release(project: Project, version: str, into: Path) -> Repository:
-    """Make a checkout of the source distribution of a release, unless it is there.
-
-    Parameters
-    ----------
-    project : Project
-        The fork, which keeps the distribution.
-    version : str
-        The release.
-    into : Path
-        The folder for such checkouts.
-
-    Returns
-    -------
-    Repository
-        One commit, the same every time, with the tag that the release has upstream.
-
-    Raises
-    ------
-    OverlayError
-        If the distribution cannot be had, or is not the one that was locked.
-    """
+    """Make a checkout of the source distribution of a release, unless it is there."""
     sha256 = project.load_lock().sdist if version == project.pinned else None
     archive = upstream.fetch(version, "sdist", project.downloads, sha256=sha256)
     return of_folder(upstream.unpack(archive, project.downloads), version, into)
 
 
 def of_folder(source: Path, version: str, into: Path) -> Repository:
-    """Make a checkout of a folder with the files of a release, unless it is there.
-
-    Parameters
-    ----------
-    source : Path
-        The folder.
-    version : str
-        The release.
-    into : Path
-        The folder for such checkouts.
-
-    Returns
-    -------
-    Repository
-        One commit, the same every time, with the tag that the release has upstream.
-    """
+    """Make a checkout of the files of a release, unless it is there: one commit, always the same, and a tag."""
     made = Repository(into / f"zarr-{version}")
     if (made.path / ".git").is_dir() and made.asks("rev-parse", "--verify", f"v{version}"):
         return made
@@ -313,8 +168,9 @@ def of_folder(source: Path, version: str, into: Path) -> Repository:
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into) as folder:
         new = Repository(Path(folder) / "checkout")
-        ignore = shutil.ignore_patterns("__pycache__", ".git", *_UNPACKED_ONLY)
-        shutil.copytree(source, new.path, ignore=ignore)
+        shutil.copytree(
+            source, new.path, ignore=shutil.ignore_patterns("__pycache__", ".git", "PKG-INFO")
+        )
         new.git("init", "--quiet", "--initial-branch=main")
         new.git("add", "--all")
         who = Identity(*_NOBODY, _RELEASED).variables()

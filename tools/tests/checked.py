@@ -2,81 +2,43 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 from textwrap import dedent
+from typing import TYPE_CHECKING
 
-from tools.overlay.module import Merged, merge_module
+from tools.overlay.module import merge_module
+from tools.overlay.tidy import tidy
 
-RUFF = str(Path(sys.executable).with_name("ruff"))
-_SETTINGS = (
-    "--isolated",
-    "--no-cache",
-    "--config=line-length = 100",
-    "--config=target-version = 'py312'",
-)
-_SORTED = (
-    "--select=I,RUF022",
-    "--config=lint.isort.known-first-party = ['zarr']",
-)
-_TEXT = ("--stdin-filename=zarr/module.py", "-")
+if TYPE_CHECKING:
+    from tools.overlay.problems import Merged
 
 
 def untidy(text: str) -> str:
-    """Return what ruff would change about the layout, the imports and `__all__`; empty for nothing."""
-    return _untidy(*_TEXT, input=text)
-
-
-def untidy_folder(folder: Path) -> str:
-    """Return the same for all the modules in a folder."""
-    return _untidy(str(folder))
-
-
-def _untidy(*what: str, input: str | None = None) -> str:
-    commands = (("format", "--diff"), ("check", "--diff", *_SORTED))
-    done = [
-        subprocess.run(
-            [RUFF, *command, *_SETTINGS, *what],
-            input=input,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        for command in commands
-    ]
-    return "".join(f"{process.stdout}{process.stderr}" for process in done if process.returncode)
+    """Return the module as ruff lays it out if it is laid out in another way, else nothing."""
+    laid_out = formatted(text)
+    return "" if laid_out == text else laid_out
 
 
 def formatted(text: str) -> str:
     """Lay a module out as ruff would."""
-    for command in (("check", "--fix", "--quiet", *_SORTED), ("format",)):
-        text = subprocess.run(
-            [RUFF, *command, *_SETTINGS, *_TEXT],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    return text
+    return tidy({"m.py": text})["m.py"]
 
 
 def merge(upstream: str, overlay: str) -> str:
-    """Merge two modules, and check that the outcome is tidy and stays as it is when merged again."""
-    upstream, overlay = dedent(upstream), dedent(overlay)
-    assert untidy(upstream) == "", "the test's own text must be tidy"
-    merged = merge_module(upstream, overlay, path="zarr/module.py")
+    """Merge two modules, and check that the outcome stays as it is when merged again."""
+    upstream = dedent(upstream)
+    merged = attempt(upstream, overlay)
     assert merged.problems == ()
-    assert untidy(merged.text) == ""
-    again = merge_module(merged.text, overlay, path="zarr/module.py")
+    again = attempt(merged.text, overlay)
     assert again.problems == ()
     assert again.text == merged.text
     return merged.text
 
 
 def attempt(upstream: str, overlay: str) -> Merged:
-    """Merge two modules that may not fit."""
-    return merge_module(dedent(upstream), dedent(overlay), path="zarr/module.py")
+    """Merge two modules that may not fit, and lay out what comes of it if they do."""
+    merged = merge_module(dedent(upstream), dedent(overlay), path="zarr/module.py")
+    return merged if merged.problems else replace(merged, text=formatted(merged.text))
 
 
 def problem(upstream: str, overlay: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from tools.overlay.project import Project
+from tools.stack.cut import Stack
 from tools.tests.conftest import RELEASE, SETTINGS, write
 
 UPSTREAM = {
@@ -75,46 +76,65 @@ def plan_writes(keys: list[str]) -> list[str]:
         "<!-- overlay: after Stores -->\n## Many keys\n\nRead them.\n\n### Reports\n\nWhat was read.\n"
     ),
     "docs/picture.txt": "A picture.\n",
-    "changes/1.feature.md": "Added `Store.get_many`.\n",
-    "changes/2.feature.md": "Added reports and `_report`.\n",
-    "changes/3.misc.md": "Closing a store returns `None`.\n",
+    "changes/many.feature.md": "Added `Store.get_many`.\n",
+    "changes/report.feature.md": "Added reports and `_report`.\n",
+    "changes/close.misc.md": "Closing a store returns `None`.\n",
 }
 MANIFEST = """\
-most-added-lines = 40
 # Only the fork's README shows it.
 own = ["docs/picture.txt"]
 
+[[series]]
+name = "core"
+most-added-in-src = 60
+most-added-in-tests = 40
+most-added-by-branch = 40
+
+[[series]]
+name = "local"
+most-added-in-src = 10
+most-added-in-tests = 10
+most-added-by-branch = 10
+
 [[pull_request]]
 branch = "feat/many"
-title = "Read many keys"
+series = "core"
+title = "feat(store): read many keys"
+most-added = 20
 issues = [1]
 text = '''
+## Summary
+
 Because one call is enough.
 
-**Tests.** One.
+## For reviewers
+
+There is one test.
 '''
 definitions = ["zarr/store.py::Store.get_many", "zarr/_plan.py"]
 tests = ["tests/test_get_many.py"]
 docs = ["docs/guide.md"]
-fragments = ["1.feature.md"]
+fragments = ["many.feature.md"]
 upstream_tests = ["tests/test_store.py"]
 
 [[pull_request]]
 branch = "feat/report"
-title = "Report reads"
-text = "To know."
+series = "core"
+title = "feat(store): report reads"
+text = "## Summary\\n\\nTo know.\\n\\n## For reviewers\\n\\nNothing."
 definitions = ["zarr/store.py::Store.report", "zarr/_report.py", "zarr/_plan.py::plan_writes"]
 tests = ["tests/test_report.py"]
 docs = ["docs/guide.md#Reports"]
-fragments = ["2.feature.md"]
+fragments = ["report.feature.md"]
 
 [[pull_request]]
 branch = "fix/close"
-title = "Return nothing"
-text = "That is all."
+series = "local"
+title = "fix: return nothing"
+text = "## Summary\\n\\nThat is all.\\n\\n## For reviewers\\n\\nNothing."
 definitions = ["zarr/store.py::close"]
 upstream_tests = ["tests/test_store.py"]
-fragments = ["3.misc.md"]
+fragments = ["close.misc.md"]
 """
 
 
@@ -147,3 +167,14 @@ def edit(path: Path, old: str, new: str) -> None:
 def copy(folder: Path, into: Path) -> Path:
     """Copy a folder and return the copy."""
     return Path(shutil.copytree(folder, into))
+
+
+def again(stack: Stack) -> Stack:
+    """Return the stack as its files are now."""
+    return Stack(stack.project, stack.base)
+
+
+def put(stack: Stack, files: dict[str, str]) -> Stack:
+    """Return the stack with files in the project."""
+    write(stack.project.root, files)
+    return again(stack)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import installer
 from tools.overlay import upstream
 from tools.overlay.project import ROOT, Project
 from tools.tests.conftest import write
@@ -104,7 +105,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that has what a build requires, for builds without isolation."""
     python = make_environment(tmp_path_factory.mktemp("builder") / "venv")
-    pip(python, "install", "hatchling", "libcst")
+    pip(python, "install", "hatchling", "ruff==0.16.9")
     pip(python, "install", "--no-deps", f"zarr=={Project().pinned}")
     return python
 
@@ -117,7 +118,7 @@ def built(checkout: Path, builder: Path, tmp_path_factory: pytest.TempPathFactor
 
 def pip(python: str | Path, *arguments: str | Path) -> str:
     """Run this environment's pip for another environment."""
-    return run(sys.executable, "-m", "pip", "--python", python, *arguments)
+    return run(*installer.pip(), "--python", python, *arguments)
 
 
 def wheel(python: str | Path, source: str | Path, into: Path, *options: str) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from tools import covered
 from tools.covered import Covered
-from tools.overlay.definitions import Change
+from tools.overlay.problems import Change
 from tools.overlay.tree import Part, Plan
 
 MODULE = dedent("""\
@@ -51,47 +51,23 @@ REPORT = _report(
 )
 
 
-def test_spans() -> None:
-    assert covered.spans(MODULE) == {
-        "LIMIT": {3, 4, 5},
-        "first": {7, 8, 9, 10, 11},
-        "Store": set(range(13, 20)),
-        "Store.get": {14, 15},
-        "Store.many": {17, 18, 19},
-    }
-
-
-def test_spans_of_overloads_are_joined() -> None:
-    text = "@overload\ndef f(): ...\n@overload\ndef f(a): ...\ndef f(a=1):\n    return a\n"
-    assert covered.spans(text) == {"f": {1, 2, 3, 4, 5, 6}}
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("type Key = str", "Key"), ("x: int = 1", "x"), ("a = b = 1", "b"), ("c, d = 1, 2", "d")],
-)
-def test_spans_of_assignments(text: str, name: str) -> None:
-    assert covered.spans(text)[name] == {1}
-
-
 def test_measure_counts_only_what_is_named() -> None:
-    rows = list(covered.measure("zarr/a.py", MODULE, {"Store.many", "first"}, REPORT))
-    assert rows == [
-        Covered("zarr/a.py::first", 4, 3, 2, 1, ("11", "9->11")),
-        Covered("zarr/a.py::Store.many", 3, 1, 2, 2, ("18-19",)),
-    ]
+    row = covered.measure("zarr/a.py", MODULE, {"Store.many", "first"}, REPORT)
+    assert row == Covered("zarr/a.py", 7, 4, 4, 3, ("11", "18", "19", "9->11"))
 
 
 def test_measure_counts_all_of_a_new_module() -> None:
-    rows = list(covered.measure("zarr/a.py", MODULE, None, REPORT))
-    assert [row.name.partition("::")[2] for row in rows] == ["LIMIT", "first", "Store", ""]
-    whole = Covered.total("", rows)
-    assert (whole.lines, whole.lines_run, whole.branches, whole.branches_run) == (12, 8, 4, 3)
+    row = covered.measure("zarr/a.py", MODULE, None, REPORT)
+    assert (row.lines, row.lines_run, row.branches, row.branches_run) == (12, 8, 4, 3)
 
 
-def test_what_is_excluded_does_not_count() -> None:
-    report = _report([1], [])
-    assert [row.name for row in covered.measure("zarr/a.py", MODULE, None, report)] == ["zarr/a.py"]
+def test_measure_counts_decorators_overloads_and_assignments() -> None:
+    text = (
+        "@overload\ndef f(): ...\n@overload\ndef f(a): ...\n\n\ntype Key = str\na = b = 1\nc = 2\n"
+    )
+    report = _report([1, 2, 3, 4], [7, 8, 9])
+    row = covered.measure("zarr/a.py", text, {"f", "Key", "b"}, report)
+    assert row == Covered("zarr/a.py", 6, 4, 0, 0, ("7", "8"))
 
 
 @pytest.mark.parametrize(
@@ -109,11 +85,10 @@ def test_enough(row: Covered, enough: bool) -> None:
 
 
 def test_table() -> None:
-    rows = list(covered.measure("zarr/a.py", MODULE, {"first", "Store.get", "LIMIT"}, REPORT))
-    _, module, first, get, overlay = (line.split() for line in covered.table(rows))
+    row = covered.measure("zarr/a.py", MODULE, {"first", "Store.get", "LIMIT"}, REPORT)
+    _, module, missing, overlay = (line.split() for line in covered.table([row]))
     assert module == ["zarr/a.py", "5/7", "71%", "1/2", "50%"]
-    assert first == ["first:", "11,", "9->11"]
-    assert get == ["Store.get:", "15"]
+    assert missing == ["11,", "15,", "9->11"]
     assert overlay[-4:] == module[-4:]
 
 

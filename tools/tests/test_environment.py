@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import children
-from tools.environment import Environment, SetupError, digest
+from tools import children, installer
+from tools.environment import Environment, SetupError, _installer, digest
 
 # Starts a process that would go on for an hour, and tells its id.
 START_ANOTHER = """\
@@ -113,6 +114,41 @@ def test_no_environment_without_an_interpreter(tmp_path: Path) -> None:
     old.chmod(0o755)
     with pytest.raises(SetupError, match=r"Python 3\.1\.4; Python 3\.12 or newer"):
         Environment.of(str(old))
+
+
+def test_pip_where_an_environment_has_none(tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    command = installer.pip(str(bare / "bin" / "python"))
+    assert "pip-" in command[1]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("pip ")
+
+
+def test_uv_where_there_is_no_pip_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pip(_: str) -> list[str]:
+        raise LookupError("no pip")
+
+    monkeypatch.setattr(installer, "pip", pip)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    assert _installer("python3", Path("there")) == [
+        "/bin/uv",
+        "pip",
+        "install",
+        "--python",
+        "there",
+    ]
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(SetupError, match="no pip, or put uv on the path"):
+        _installer("python3", Path("there"))
+
+
+def test_neither_pip_nor_ensurepip(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    with pytest.raises(LookupError, match="neither pip nor ensurepip"):
+        installer.pip(str(python))
 
 
 @pytest.mark.slow

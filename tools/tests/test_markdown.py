@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tools.overlay.definitions import Change
 from tools.overlay.markdown import headings, merge_document
+from tools.overlay.problems import Change
 
 UPSTREAM = """\
 ---

@@ -68,16 +68,6 @@ def test_counts() -> None:
     assert str(outcomes.total([])) == "0 passed, 0 failed, 0 skipped"
 
 
-def test_losses_are_what_passed_before_and_does_not_pass_now() -> None:
-    before: outcomes.Outcomes = {
-        **dict.fromkeys("abcd", "passed"),
-        "e": "failed",
-        "f": "skipped",
-    }
-    after: outcomes.Outcomes = {"a": "passed", "b": "skipped", "c": "failed", "e": "failed"}
-    assert outcomes.losses(before, after) == ["b: skipped", "c: failed", "d: not run"]
-
-
 @pytest.mark.parametrize(
     "test", ["a.py::test_x", "a.py::Class::test_x", "a.py::Class::test_x[b::c]", "a.py::test_x[1]"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -232,23 +233,6 @@ class TestLock:
         assert project.lock_file.read_text() == expected
 
 
-class TestCheck:
-    def test_all_is_well(self, project: Project, release: Path, capsys: Output) -> None:
-        assert main(["check", "--upstream", str(release)], root=project.root) == 0
-        assert capsys.readouterr() == ("", "")
-
-    def test_drift(self, project: Project, release: Path, capsys: Output) -> None:
-        edit(release / "zarr/store.py", "def put(self)", "def put(self, key)")
-        assert main(["check", "--upstream", str(release)], root=project.root) == 1
-        assert "zarr/store.py::Store.put" in capsys.readouterr().err
-
-    def test_lock_lists_less(self, project: Project, release: Path, capsys: Output) -> None:
-        edit(project.lock_file, '    "zarr/store.py::Store",\n', "")
-        project.plan(project.release(release))
-        assert main(["check", "--upstream", str(release)], root=project.root) == 1
-        assert "tools.overlay lock" in capsys.readouterr().err
-
-
 def test_show(project: Project, release: Path, capsys: Output) -> None:
     assert main(["show", "--upstream", str(release)], root=project.root) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -259,6 +243,19 @@ def test_show(project: Project, release: Path, capsys: Output) -> None:
         "zarr/_reads.py",
         "    new, 1 line",
     ]
+
+
+def test_without_ruff(
+    project: Project, release: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setitem(sys.modules, "ruff", None)
+    assert main(["show", "--upstream", str(release)], root=project.root) == 0
+    assert main(["merge", "--upstream", str(release)], root=project.root) == 1
+    assert (
+        "install the release that `build-system` in pyproject.toml requires"
+        in capsys.readouterr().err
+    )
+    assert not project.merged.exists()
 
 
 def test_documents(project: Project, release: Path, tmp_path: Path, capsys: Output) -> None:
@@ -275,10 +272,10 @@ def test_documents(project: Project, release: Path, tmp_path: Path, capsys: Outp
 
     run("lock", source)
     assert "docs/guide.md" in project.load_lock().opened
-    run("check", source)
+    project.plan(project.release(source))
     assert "docs/guide.md\n    adds      Reads    after Stores\n" in run("show", source)
     # A wheel comes without documents: what the lock says of them stays.
     text = project.lock_file.read_text()
     run("lock", wheel)
-    run("check", wheel)
+    project.plan(project.release(wheel))
     assert project.lock_file.read_text() == text

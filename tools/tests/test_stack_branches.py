@@ -10,6 +10,7 @@ import pytest
 
 from tools.stack import cli
 from tools.stack.repository import Repository, of_folder
+from tools.tests.conftest import write
 from tools.tests.stacked import UPSTREAM, edit, make
 
 AUTHOR = "--author=A. U. Thor <author@example.org>"
@@ -57,21 +58,22 @@ def test_build(fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[s
     heads = checkout.branches()
     assert told == {name: heads[name] for name in BRANCHES}
     assert heads.keys() == {"main", *BRANCHES}
-    log = checkout.git(
-        "log", "--format=%D|%an <%ae> %ad|%cn <%ce> %cd|%s", "--date=raw", BRANCHES[-1]
-    )
+    form = "--format=%D|%an <%ae> %ad|%cn <%ce> %cd|%s"
+    log = checkout.git("log", form, "--date=raw", "fix/close").splitlines()
     who = "A. U. Thor <author@example.org> 1000000000 +0000"
-    assert log.splitlines() == [
-        f"fix/close|{who}|{who}|Return nothing",
-        f"feat/report|{who}|{who}|Report reads",
-        f"feat/many|{who}|{who}|Read many keys",
-        log.splitlines()[-1],
+    assert log[:-1] == [
+        f"fix/close|{who}|{who}|fix: return nothing",
+        f"feat/report|{who}|{who}|feat(store): report reads",
+        f"feat/many|{who}|{who}|feat(store): read many keys",
     ]
     message = checkout.git("show", "--no-patch", "--format=%B", "feat/many")
-    assert message.strip() == "Read many keys\n\nBecause one call is enough.\n\n**Tests.** One."
+    assert message.strip() == (
+        "feat(store): read many keys\n\n## Summary\n\nBecause one call is enough.\n\n"
+        "## For reviewers\n\nThere is one test."
+    )
     changed = checkout.git("diff", "--name-status", "feat/many", "feat/report").splitlines()
     assert changed == [
-        *("A\tchanges/2.feature.md", "M\tdocs/guide.md", "M\tsrc/zarr/_plan.py"),
+        *("A\tchanges/9002.feature.md", "M\tdocs/guide.md", "M\tsrc/zarr/_plan.py"),
         *("A\tsrc/zarr/_report.py", "M\tsrc/zarr/store.py", "A\ttests/test_report.py"),
     ]
     assert (
@@ -149,14 +151,14 @@ def refused(
     return said
 
 
-def test_dirty_checkout(
-    fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_work_tree_with_changes_is_not_touched(fork: Path, checkout: Repository) -> None:
     edit(checkout.path / "src/zarr/store.py", "    pass\n", "    ...\n")
-    said = refused(fork, checkout, capsys)
-    assert "has changes that are not committed, in src/zarr/store.py" in said
-    checkout.git("add", "--all")
-    assert "has changes that are not committed" in refused(fork, checkout, capsys)
+    (checkout.path / "docs/guide.md").write_text("Staged.\n")
+    checkout.git("add", "docs/guide.md")
+    before = state(checkout)
+    assert run(fork, checkout, "build") == 0
+    assert state(checkout) == before
+    assert checkout.git("show", "feat/many:src/zarr/store.py").endswith("    pass")
 
 
 def test_unknown_base(fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,23 +202,83 @@ def test_drift(fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[s
     assert run(fork, checkout, "build") == 0
 
 
-def test_fragment_that_upstream_has(
-    fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = checkout.path / "changes/3.misc.md"
-    path.parent.mkdir()
-    path.write_text("Taken.\n")
-    checkout.git("add", str(path))
-    who = ("-c", "user.name=n", "-c", "user.email=e")
-    checkout.git(*who, "commit", "--quiet", "--message=Fragment")
-    said = refused(fork, checkout, capsys, "--base=main")
-    assert "changes/3.misc.md\n    upstream has a fragment of this name" in said
+def test_numbers(fork: Path, checkout: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--first-number=4200", "--number=report=77", "--number=fix/close=78")
+    assert run(fork, checkout, "build", *options) == 0
+    listed = checkout.git("ls-tree", "-r", "--name-only", "fix/close", "changes").splitlines()
+    assert listed == [f"changes/{n}" for n in ("4200.feature.md", "77.feature.md", "78.misc.md")]
+    assert "names no branch" in refused(fork, checkout, capsys, "--number=nope=1")
+    with pytest.raises(SystemExit, match="2"):
+        run(fork, checkout, "build", "--number=1")
+
+
+def commit_all(checkout: Repository, message: str) -> str:
+    """Commit what the work tree holds, and return the commit."""
+    checkout.git("add", "--update")
+    checkout.git("-c", "user.name=n", "-c", "user.email=e", "commit", "-q", f"--message={message}")
+    return checkout.commit("HEAD")
+
+
+def test_the_rest_goes_on_top_of_what_was_merged(fork: Path, checkout: Repository) -> None:
+    """The procedure of CONTRIBUTING.md, after an edit in the review of the first pull request."""
+    edit(
+        fork / "stack.toml",
+        'branch = "fix/close"\nseries = "local"',
+        'branch = "fix/close"\nseries = "core"',
+    )
+    text = (fork / "stack.toml").read_text()
+    other = """
+[[pull_request]]
+branch = "docs/more"
+series = "local"
+title = "docs: say more"
+text = "## Summary\\n\\nMore.\\n\\n## For reviewers\\n\\nNothing."
+docs = ["docs/more.md"]
+fragments = ["more.doc.md"]
+upstream_tests = ["tests/test_store.py"]
+"""
+    write(
+        fork,
+        {"stack.toml": text + other, "docs/more.md": "# More\n", "changes/more.doc.md": "More.\n"},
+    )
+    assert run(fork, checkout, "build") == 0
+    old = checkout.branches()
+    # Upstream squashes the first branch with an edit onto a main that has moved on meanwhile.
+    edit(checkout.path / "docs/release-notes.md", "# Release notes", "# Release notes of zarr")
+    commit_all(checkout, "docs: something else")
+    checkout.git("merge", "--squash", "--quiet", "feat/many")
+    edit(checkout.path / "src/zarr/store.py", "Read many keys.", "Read many keys at once.")
+    commit_all(checkout, "feat(store): read many keys (#4200)")
+    edit(checkout.path / "docs/guide.md", "Text.", "Text of today.")
+    main = commit_all(checkout, "docs: say when")
+
+    as_me = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.cleanup=whitespace")
+    onto = ("rebase", "--quiet", "--update-refs", "--onto")
+    checkout.git(*as_me, *onto, "main", "feat/many", "fix/close")
+    checkout.git(*as_me, *onto, "fix/close", "fix/close@{1}", "docs/more")
+
+    now = checkout.branches()
+    parents = [checkout.commit(f"{name}^") for name in ("feat/report", "fix/close", "docs/more")]
+    assert parents == [main, now["feat/report"], now["fix/close"]]
+    for name in ("feat/report", "fix/close", "docs/more"):
+        store = checkout.git("show", f"{name}:src/zarr/store.py")
+        assert "Read many keys at once." in store
+        assert "def report(" in store
+        assert "of today" in checkout.git("show", f"{name}:docs/guide.md")
+        assert "of zarr" in checkout.git("show", f"{name}:docs/release-notes.md")
+        before, after = (
+            checkout.git("show", "--no-patch", "--format=%B", commits[name])
+            for commits in (old, now)
+        )
+        assert before == after
+        assert checkout.changed(f"{name}^", name) == checkout.changed(f"{old[name]}^", old[name])
+    assert "return None" in checkout.git("show", "fix/close:src/zarr/store.py")
 
 
 def test_no_checkout(fork: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, says in [(tmp_path, "is no checkout"), (tmp_path / "gone", "no such folder")]:
+    for path in (tmp_path, tmp_path / "gone"):
         assert cli.main(["build", f"--checkout={path}", AUTHOR], root=fork) == 1
-        assert says in capsys.readouterr().err
+        assert "is no checkout" in capsys.readouterr().err
 
 
 def test_checkout_of_something_else(
@@ -268,8 +330,9 @@ def test_export_applies(
     assert run(fork, checkout, "export", f"--into={tmp_path / 'patches'}") == 0
     assert checkout.branches() == before
     patches = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert [patch.name for patch in patches] == [
-        *("0001-Read-many-keys.patch", "0002-Report-reads.patch", "0003-Return-nothing.patch"),
+    assert [patch.relative_to(tmp_path / "patches").as_posix() for patch in patches] == [
+        *("core/0001-feat-store-read-many-keys.patch", "core/0002-feat-store-report-reads.patch"),
+        "local/0001-fix-return-nothing.patch",
     ]
     clean = of_folder(tmp_path / "upstream", "1.2.3", tmp_path / "clean")
     who = ("-c", "user.name=n", "-c", "user.email=e")
@@ -290,14 +353,14 @@ def test_export_applies(
 def test_export_replaces_nothing(
     fork: Path, checkout: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = tmp_path / "0009-old.patch"
-    old.write_text("Old.\n")
+    old = tmp_path / "core/0009-old.patch"
+    write(tmp_path, {"core/0009-old.patch": "Old.\n"})
     assert run(fork, checkout, "export", f"--into={tmp_path}") == 1
     assert "holds patches already" in capsys.readouterr().err
     assert old.exists()
     assert run(fork, checkout, "export", f"--into={tmp_path}", "--force") == 0
     assert not old.exists()
-    assert len(list(tmp_path.glob("*.patch"))) == len(BRANCHES)
+    assert len(list(tmp_path.glob("*/*.patch"))) == len(BRANCHES)
 
 
 def test_checkout_of_a_release(fork: Path, tmp_path: Path) -> None:

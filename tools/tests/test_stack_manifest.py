@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tools.stack.leaves import Leaf, leaves
-from tools.stack.manifest import Compatible, Manifest, PullRequest, StackError, load
-from tools.stack.ownership import assign
+from tools.stack.manifest import Compatible, Manifest, PullRequest, Series, StackError, load
+from tools.stack.ownership import Leaf, assign, leaves
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TEXT = """\
-most-added-lines = 40
 own = ["docs/picture.png"]
+closing = '''
+## TODO
+
+- [ ] Tests
+'''
 
 [[compatible]]
 definition = "zarr/store.py::f"
 fingerprint = "sha256:1"
 why = "It says the same."
 
+[[series]]
+name = "core"
+most-added-in-src = 40
+most-added-in-tests = 50
+most-added-by-branch = 30
+
+[[series]]
+name = "local"
+most-added-in-src = 4
+most-added-in-tests = 5
+most-added-by-branch = 3
+
+[[pull_request]]
+branch = "feat/two"
+series = "local"
+title = "feat: add two"
+text = "## Summary\\n\\nWhy.\\n\\n## For reviewers\\n\\nHow."
+
 [[pull_request]]
 branch = "feat/one"
-title = "One"
+series = "core"
+title = "feat(store)!: add one"
+most-added = 20
 issues = [12]
 text = '''
 
-Why.
+## Summary
+
+Because.
+
+## For reviewers
+
+| a table that is wider | than a line may be | because it is a table and tables do not wrap |
+- https://example.org/an/address/that/is/longer/than/a/line/may/be/and/cannot/be/broken
 '''
 definitions = ["zarr/store.py::Store.get_many"]
 tests = ["tests/test_x.py"]
 docs = ["docs/guide.md#Some heading"]
-fragments = ["12.feature.md"]
+fragments = ["one.feature.md"]
 upstream_tests = ["tests/test_store.py"]
-
-[[pull_request]]
-branch = "feat/two"
-title = "Two"
-text = "Why."
 """
 
 
@@ -52,28 +78,33 @@ def read(folder: Path, text: str) -> Manifest:
 def test_load(tmp_path: Path) -> None:
     manifest = read(tmp_path, TEXT)
     first, second = manifest.pull_requests
-    assert first.message == "One\n\nWhy.\n"
+    assert [request.branch for request in manifest.pull_requests] == ["feat/one", "feat/two"]
+    assert (first.most_added, second.most_added) == (20, 3)
+    assert first.message.startswith("feat(store)!: add one\n\n## Summary\n\nBecause.\n\n## For")
+    assert second.message == (
+        "feat: add two\n\n## Summary\n\nWhy.\n\n## For reviewers\n\nHow.\n\n## TODO\n\n- [ ] Tests\n"
+    )
     assert first.issues == (12,)
     assert list(first.selectors()) == [
         ("zarr/store.py::Store.get_many", "src/zarr/store.py::Store.get_many"),
         ("tests/test_x.py", "tests/test_x.py"),
         ("docs/guide.md#Some heading", "docs/guide.md#Some heading"),
-        ("12.feature.md", "changes/12.feature.md"),
+        ("one.feature.md", "changes/one.feature.md"),
     ]
-    assert second == PullRequest("feat/two", "Two", "Why.")
-    assert (manifest.most_added_lines, manifest.own) == (40, ("docs/picture.png",))
+    assert manifest.series == (Series("core", 40, 50, 30), Series("local", 4, 5, 3))
+    assert manifest.own == ("docs/picture.png",)
     assert manifest.compatible == (Compatible("zarr/store.py::f", "sha256:1", "It says the same."),)
 
 
 def test_every_problem_is_told(tmp_path: Path) -> None:
     text = TEXT
     for old, new in [
-        ("most-added-lines = 40", 'most-lines = 40\nmost-added-lines = "many"'),
+        ("most-added-in-src = 40", 'most-lines = 40\nmost-added-in-src = "many"'),
         ("issues = [12]", 'issues = ["12"]\nreviewer = "me"'),
-        ('title = "Two"', "title = 2"),
+        ('title = "feat: add two"', "title = 2"),
         ("feat/two", "feat/one"),
         ('"zarr/store.py::Store', '"src/zarr/store.py::Store'),
-        ("12.feature.md", "feature.md"),
+        ("one.feature.md", "feature.md"),
         ('why = "It says the same."', 'because = "It says the same."'),
         ('"tests/test_x.py"', '"test_x.py"'),
         ('["docs/picture.png"]', '"docs/picture.png"'),
@@ -82,47 +113,63 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
         text = text.replace(old, new)
     with pytest.raises(StackError) as caught:
         read(tmp_path, text)
-    assert sorted((p.where, p.what) for p in caught.value.problems) == [
-        ("stack.toml, compatible", "`because` is not known"),
-        ("stack.toml, compatible", "`why` is not given as text"),
-        ("stack.toml, feat/one", "`feature.md` under `fragments` has another form"),
-        ("stack.toml, feat/one", "`issues` is not a list of numbers"),
-        ("stack.toml, feat/one", "`reviewer` is not known"),
-        (
-            "stack.toml, feat/one",
-            "`src/zarr/store.py::Store.get_many` under `definitions` has another form",
-        ),
-        ("stack.toml, feat/one", "`test_x.py` under `tests` has another form"),
-        ("stack.toml, feat/one", "`title` is not given as text"),
-        ("stack.toml, feat/one", "two pull requests have this branch"),
-        ("stack.toml, top level", "`most-added-lines` is not given"),
-        ("stack.toml, top level", "`most-lines` is not known"),
-        ("stack.toml, top level", "`own` is not a list of strings"),
+    assert sorted(
+        (p.where.removeprefix("stack.toml, "), p.what) for p in caught.value.problems
+    ) == [
+        ("compatible", "`because` is not known"),
+        ("compatible", "`why` is not given, or is something else"),
+        ("feat/one", "`feature.md` under `fragments` has another form"),
+        ("feat/one", "`issues` lists something else"),
+        ("feat/one", "`reviewer` is not known"),
+        ("feat/one", "`src/zarr/store.py::Store.get_many` under `definitions` has another form"),
+        ("feat/one", "`test_x.py` under `tests` has another form"),
+        ("feat/one", "`title` is not given, or is something else"),
+        ("feat/one", "two tables under `pull_request` have this name"),
+        ("series core", "`most-added-in-src` is not given, or is something else"),
+        ("series core", "`most-lines` is not known"),
+        ("top level", "`own` lists something else"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("old", "new", "says"),
     [
-        ("most-added-lines = ", "is not TOML"),
-        ("most-added-lines = 1\n", "names no pull request"),
-        ("most-added-lines = 1\ncompatible = 1\n", "`compatible` is no list"),
-        ("most-added-lines = 1\npull_request = 1\n", "names no pull request"),
-        (TEXT.replace("feat/one", "feat one"), "no name for a branch"),
-        (TEXT.replace("Why.\n'''", "Why.\n---\n'''"), "the text has a line that ends"),
-        (TEXT.replace("feat/one", "-b"), "no name for a branch"),
-        (TEXT.replace('"Two"', '"Two\\nlines"'), "more than one line"),
-        (TEXT.replace("most-added-lines = 40", "most-added-lines = 0"), "is not given"),
+        (TEXT, "own = ", "cannot be read"),
+        (TEXT, "", "names no pull_request"),
+        (TEXT, "", "names no series"),
+        (TEXT, "compatible = 1\n", "`compatible` lists something else"),
+        ("feat/one", "feat one", "no name for a branch"),
+        ("feat/one", "-b", "no name for a branch"),
+        ("Because.", "Because.\n---\nSo.", "a line that ends the message of a patch"),
+        ("feat: add two", "Add two", "no Conventional Commit"),
+        ("feat: add two", "feat: add two\\nlines", "no Conventional Commit"),
+        ("feat: add two", f"feat: {'a' * 67}", "at most 72 characters"),
+        ("\\n\\n## For reviewers", "", "the text lacks ## Summary or ## For reviewers"),
+        ("Because.", f"Because {'of it ' * 12}", "a line has more than 72 characters"),
+        ('series = "local"', 'series = "remote"', "`remote` is no series"),
+        ('name = "local"', 'name = "core"', "two tables under `series` have this name"),
+        ("most-added = 20", "most-added = 0", "`most-added` is not given"),
     ],
 )
-def test_what_cannot_be_read(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(StackError, match=says):
-        read(tmp_path, text)
+def test_what_cannot_be_read(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert TEXT.count(old) == 1
+    with pytest.raises(StackError, match=re.escape(says)):
+        read(tmp_path, TEXT.replace(old, new))
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match="there is none"):
+    with pytest.raises(StackError, match="cannot be read"):
         load(tmp_path / "stack.toml")
+
+
+def test_fragment_paths(tmp_path: Path) -> None:
+    listed = '["one.feature.md", "4112.misc.2.md", "+b.feature.md"]'
+    manifest = read(tmp_path, TEXT.replace('["one.feature.md"]', listed))
+    assert manifest.pull_requests[0].fragment_paths(7) == {
+        "changes/one.feature.md": "changes/7.feature.md",
+        "changes/4112.misc.2.md": "changes/7.misc.md",
+        "changes/+b.feature.md": "changes/7.feature.1.md",
+    }
 
 
 def test_number(tmp_path: Path) -> None:
@@ -214,20 +261,15 @@ def test_a_fragment_is_a_whole() -> None:
 
 def owners(*named: list[str], own: tuple[str, ...] = ()) -> dict[str, int]:
     """Assign what `MODULE` and `DOCUMENT` hold to pull requests that name this."""
-    manifest = Manifest(
-        tuple(
-            PullRequest(
-                f"b{number}",
-                "t",
-                "t",
-                definitions=tuple(n for n in names if n.startswith("zarr/")),
-                docs=tuple(n for n in names if n.startswith("docs/")),
-            )
-            for number, names in enumerate(named)
-        ),
-        1,
-        own,
-    )
+    requests = [
+        PullRequest(
+            *(f"b{number}", "s", "t", "t", 1),
+            definitions=tuple(n for n in names if n.startswith("zarr/")),
+            docs=tuple(n for n in names if n.startswith("docs/")),
+        )
+        for number, names in enumerate(named)
+    ]
+    manifest = Manifest((Series("s", 1, 1, 1),), tuple(requests), own)
     found = [*leaves("src/zarr/s.py", MODULE, None), *leaves("docs/a.md", DOCUMENT, b"")]
     return {str(leaf): index for leaf, index in assign(manifest, found).items()}
 
@@ -259,30 +301,22 @@ def test_own_files_belong_to_none() -> None:
     assert set(owners(["zarr/s.py"], own=("docs/a.md",)).values()) == {0}
 
 
-def test_what_belongs_to_none_is_told_once() -> None:
-    with pytest.raises(StackError) as caught:
-        owners(["zarr/s.py::c"])
-    assert [problem.where for problem in caught.value.problems] == [
-        *("src/zarr/s.py::Store", "src/zarr/s.py::F", "docs/a.md"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("named", "own", "where", "what"),
     [
-        ([["zarr/s.py"]], (), "docs/a.md", "belongs to no pull request"),
+        ([["zarr/s.py"]], (), "docs/a.md#One", "belongs to no pull request"),
         ([["zarr/s.py", "docs/a.md#One"]], (), "docs/a.md#Two", "belongs to no pull request"),
         ([["zarr/s.py::Store"]], ("docs/a.md",), "src/zarr/s.py::F", "belongs to no"),
         (
             [["zarr/s.py", "docs/a.md"], ["zarr/s.py"]],
             (),
             "b1",
-            "it names `zarr/s.py` and so does b0",
+            "`zarr/s.py` belongs to b0 and to b1",
         ),
-        ([["zarr/s.py", "zarr/s.py", "docs/a.md"]], (), "b0", "twice"),
-        ([["zarr/s.py", "zarr/t.py", "docs/a.md"]], (), "b0", "names nothing that the fork has"),
-        ([["zarr/s.py", "zarr/s.py::gone", "docs/a.md"]], (), "b0", "names nothing that the"),
-        ([["zarr/s.py", "docs/a.md"]], ("docs/b.md",), "own", "names nothing that the fork has"),
+        ([["zarr/s.py", "zarr/s.py", "docs/a.md"]], (), "b0", "belongs to b0 and to b0"),
+        ([["zarr/s.py", "zarr/t.py", "docs/a.md"]], (), "b0", "names nothing"),
+        ([["zarr/s.py", "zarr/s.py::gone", "docs/a.md"]], (), "b0", "names nothing"),
+        ([["zarr/s.py", "docs/a.md"]], ("docs/b.md",), "own", "names nothing"),
         (
             [["zarr/s.py", "docs/a.md", "docs/a.md#Three"], ["docs/a.md#Within three"]],
             (),
@@ -296,19 +330,19 @@ def test_what_belongs_to_none_is_told_once() -> None:
             ],
             (),
             "b0",
-            "names nothing that is not named more closely",
+            "nothing that is not named more closely",
         ),
         (
             [["zarr/s.py::Store.get"], ["zarr/s.py", "docs/a.md"]],
             (),
             "src/zarr/s.py::Store.get",
-            "`Store`, which encloses it, to b1, which comes later",
+            "which does not have `Store`, which encloses it, of b1",
         ),
         (
             [["zarr/s.py", "docs/a.md#Within one"], ["docs/a.md"]],
             (),
             "docs/a.md#Within one",
-            "which comes later",
+            "which encloses it, of b1",
         ),
     ],
 )

@@ -16,12 +16,11 @@ import pytest
 from tools import children
 from tools.environment import Environment
 from tools.overlay import tree
+from tools.overlay.tidy import ruff
 from tools.overlay.upstream import Release
-from tools.stack import branches, verify
-from tools.stack.findings import Linted, differences, parse, rendered
+from tools.stack import branches, cli, verify
 from tools.stack.repository import Identity, of_folder
-from tools.stack.verify import Verdict, Verification
-from tools.tests.checked import RUFF
+from tools.stack.verify import Verdict, Verification, differences, findings
 from tools.tests.conftest import write
 from tools.tests.stacked import edit, make
 
@@ -57,6 +56,13 @@ directory = "changes"
 filename = "docs/release-notes.md"
 start_string = "<!-- towncrier release notes start -->\\n"
 """
+SCRIPT = """\
+import sys
+from pathlib import Path
+
+names = [path.name for path in (Path(__file__).parents[1] / "changes").glob("*")]
+sys.exit(0 if all(name[0].isdigit() for name in names) else f"refused: {names}")
+"""
 HOOK = """\
 from pathlib import Path
 from typing import Any
@@ -71,48 +77,30 @@ class Hook(BuildHookInterface):
 """
 
 
-def test_parse() -> None:
+def test_findings() -> None:
     output = (
         "src/a.py:1:2: F401 `os` imported but unused\n"
         "src/a.py:9:2: F401 `os` imported but unused\n"
         "src/b.py:3: error: Name is not defined  [name-defined]\n"
         "src/b.py:3: note: See there\n"
         "src/c.py:2:1: unformatted: File would be reformatted\n"
+        "docs/a.md:7: teh ==> the\n"
         "Found 2 errors.\n"
     )
-    assert parse(output) == Counter(
+    assert findings(output) == Counter(
         {
-            ("src/a.py", "F401 `os` imported but unused"): 2,
-            ("src/b.py", "error: Name is not defined  [name-defined]"): 1,
-            ("src/c.py", "unformatted: File would be reformatted"): 1,
+            "src/a.py: F401 `os` imported but unused": 2,
+            "src/b.py: error: Name is not defined  [name-defined]": 1,
+            "src/c.py: unformatted: File would be reformatted": 1,
+            "docs/a.md: teh ==> the": 1,
         }
     )
 
 
-def test_findings_that_the_base_has_do_not_count() -> None:
-    base = parse("src/a.py:1:2: E1 one\nsrc/a.py:2:2: E1 one\nsrc/b.py:1: error: two\n")
-    assert Linted(1, "src/a.py:7:2: E1 one\nsrc/b.py:2: error: two\n").beyond(base) == []
-    more = Linted(1, "src/a.py:1:1: E1 one\n" * 3 + "src/c.py:1: error: two\n")
-    assert more.beyond(base) == ["src/a.py: E1 one", "src/c.py: error: two"]
-    assert Linted(0, "All checks passed!\n").beyond(base) == []
-    assert Linted(2, "No such option\n").beyond(base) == ["it failed:", "No such option"]
-
-
-def test_rendered() -> None:
-    output = "## Features\n\n- Added a thing\n  that is wrapped. (#1)\n\n## Misc\n\n- #3\n"
-    texts = {
-        "1.feature.md": "Added a thing that is wrapped.\n",
-        "2.doc.md": "Another.\n",
-        "3.misc.md": "Not shown.\n",
-        "4.misc.md": "Not there.\n",
-    }
-    assert rendered(texts, output) == ["2.doc.md", "4.misc.md"]
-
-
 def test_differences() -> None:
-    meant = {"a": b"1", "b": b"2", "c": b"3", "v": b"4"}
-    there = {"a": b"1", "b": b"x", "d": b"5", "v": b"6"}
-    assert differences(meant, there, but=["v"]) == ["b differs", "c is missing", "d is too many"]
+    meant = {"a": b"1", "b": b"2", "c": b"3", "zarr/_version.py": b"4"}
+    there = {"a": b"1", "b": b"x", "d": b"5", "zarr/_version.py": b"6"}
+    assert differences(meant, there) == ["b differs", "c is missing", "d is too many"]
 
 
 def test_requirements(tmp_path: Path) -> None:
@@ -122,38 +110,8 @@ def test_requirements(tmp_path: Path) -> None:
     settings = tmp_path / "pyproject.toml"
     assert verify.requirements(tmp_path) == [
         *("--group", f"{settings}:remote-tests", "--group", f"{settings}:release"),
-        *("hatchling", "hatch-vcs", "mypy", "ruff"),
+        *("hatchling", "hatch-vcs", "mypy", "ruff", "codespell"),
     ]
-
-
-def test_together(tmp_path: Path) -> None:
-    code = "import sys, time; time.sleep({}); print({!r}); sys.exit({})"
-    commands = {
-        tmp_path / name: [sys.executable, "-c", code.format(seconds, name, status)]
-        for name, seconds, status in (("late", 0.2, 3), ("early", 0, 0))
-    }
-    statuses = children.together(commands, cwd=tmp_path, env={})
-    assert list(statuses.items()) == [(tmp_path / "late", 3), (tmp_path / "early", 0)]
-    assert (tmp_path / "late").read_text() == "late\n"
-
-
-def test_nothing_is_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    popen = subprocess.Popen
-
-    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-        started.append(popen(*arguments, **options))
-        return started[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", start)
-    commands: dict[Path, list[str]] = {
-        tmp_path / "sleeps": [sys.executable, "-c", "import time; time.sleep(60)"],
-        tmp_path / "absent": [str(tmp_path / "no such program")],
-    }
-    with pytest.raises(FileNotFoundError):
-        children.together(commands, cwd=tmp_path, env={})
-    (child,) = started
-    assert child.poll() is not None
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +121,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
     made = Environment(path)
     (made.packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (made.bin / "ruff").symlink_to(RUFF)
+    (made.bin / "ruff").symlink_to(ruff())
     return made
 
 
@@ -175,8 +133,11 @@ def verification(
     project, upstream = make(tmp_path)
     write(upstream, {"pyproject.toml": PYPROJECT, "hook.py": HOOK})
     write(upstream, {"src/zarr/py.typed": "", "src/zarr/testing.py": ""})
+    write(upstream, {f"ci/{name}": SCRIPT for name in verify.SCRIPTS})
     store = upstream / "src/zarr/store.py"
-    store.write_text(store.read_text().replace('"""Stores."""\n', '"""Stores."""\nimport os\n'))
+    store.write_text(
+        store.read_text().replace('"""Stores."""\n', '"""Stores."""\n\nBAD: int = ""\n')
+    )
     checkout = of_folder(upstream, "1.2.3", tmp_path / "checkouts")
     base = checkout.commit("v1.2.3")
     made = branches.commits(
@@ -187,6 +148,7 @@ def verification(
         """Pack what the fork merges to, in place of a build that needs the registry."""
         if "wheel" not in command:
             return run(command, log=log, **options)
+        log.touch()
         into = Path(command[command.index("--wheel-dir") + 1])
         merged = tmp_path / "merged"
         found = Release(upstream / "src", None)
@@ -203,36 +165,41 @@ def verification(
     )
 
 
-def again(verification: Verification) -> Verification:
+def again(verification: Verification, base: str | None = None) -> Verification:
     """Return the run for the fork as its files are now."""
     made = branches.commits(
         verification.project,
         verification.repository,
-        verification.base,
+        base or verification.made.base,
         Identity("n", "e@example.org", "1000000000 +0000"),
     )
     return replace(verification, made=made)
 
 
-def names(verification: Verification) -> list[str]:
-    return [branch.pull_request.branch for branch in verification.made]
+def changed(verification: Verification, number: int, **fields: Any) -> Verification:
+    """Return the run with something else said of one of the pull requests."""
+    made = list(verification.made.branches)
+    request = replace(made[number].pull_request, **fields)
+    made[number] = replace(made[number], pull_request=request)
+    return replace(verification, made=replace(verification.made, branches=tuple(made)))
+
+
+NAMES = ["feat/many", "feat/report", "fix/close"]
 
 
 @pytest.mark.slow
 def test_good_branches(verification: Verification, capsys: pytest.CaptureFixture[str]) -> None:
-    verdicts = verification.run(names(verification))
-    assert [(v.branch, v.wrong) for v in verdicts] == [
-        ("feat/many", []),
-        ("feat/report", []),
-        ("fix/close", []),
-    ]
-    assert [v.counts.passed for v in verdicts] == [2, 2, 1]
+    verdicts = verification.run(NAMES)
+    assert [(v.branch, v.wrong) for v in verdicts] == [(n, []) for n in (*NAMES, "all series")]
+    assert [v.counts.passed for v in verdicts] == [2, 2, 1, 0]
     assert "-- 3/3 fix/close" in capsys.readouterr().out
     assert not (verification.folder / "tree").exists()
     assert verification.repository.git("worktree", "list").count("\n") == 0
+    logs = {path.name for path in verification.reports.iterdir()}
+    assert {f"03-{script}.txt" for script in verify.SCRIPTS} < logs
     rows = [line.split() for line in verify.table(verification, verdicts)]
-    assert rows[1][:5] == ["feat/many", "+12", "-0", "+5", "-0"]
-    assert [row[-1] for row in rows[1:]] == ["good"] * 3
+    assert rows[1][:3] == ["feat/many", "+12", "-0"]
+    assert [row[-1] for row in rows if row[0] in [*NAMES, "all"]] == ["good"] * 4
 
 
 @pytest.mark.slow
@@ -242,33 +209,31 @@ def test_bad_branches(verification: Verification) -> None:
     plan.write_text(
         plan.read_text()
         .replace("list[str]) -> list[str]:\n", "list[str]) -> list[int]:\n", 1)
-        .replace('"""Plans."""\n', '"""Plans."""\n\nimport sys\nimport json\n')
+        .replace('"""Plans."""\n', '"""Plans of teh reads."""\n\nimport sys\nimport json\n')
         .replace("def plan_writes(keys: ", "def plan_writes(\n    keys: ")
     )
     edit(root / "tests/test_report.py", "plan_writes([]) == []", "plan_writes([]) == [1]")
-    bad = again(verification)
-    bad = replace(
-        bad,
-        made=[
-            bad.made[0],
-            replace(
-                bad.made[1],
-                pull_request=replace(bad.made[1].pull_request, fragments=("1.feature.md",)),
-            ),
-            replace(
-                bad.made[2],
-                pull_request=replace(bad.made[2].pull_request, upstream_tests=("tests/gone.py",)),
-            ),
-        ],
-    )
-    wrong = {verdict.branch: "\n".join(verdict.wrong) for verdict in bad.run(names(bad))}
-    assert "ruff check: src/zarr/_plan.py: F401" in wrong["feat/many"]
-    assert "ruff check: src/zarr/_plan.py: I001" in wrong["feat/many"]
+    bad = changed(again(verification), 2, upstream_tests=("tests/gone.py",), text="Teh end.")
+    wrong = {verdict.branch: "\n".join(verdict.wrong) for verdict in bad.run(NAMES)}
+    assert "codespell: src/zarr/_plan.py: teh ==> the" in wrong["feat/many"]
     assert "mypy: src/zarr/_plan.py: error: Incompatible return value type" in wrong["feat/many"]
-    assert "src/zarr/store.py: F401" not in wrong["feat/many"]
+    assert "Incompatible types in assignment" not in wrong["feat/many"]
+    assert "ruff check: src/zarr/_plan.py: F401" in wrong["feat/report"]
+    assert "ruff check: src/zarr/_plan.py: I001" in wrong["feat/report"]
     assert "ruff format: src/zarr/_plan.py: unformatted" in wrong["feat/report"]
     assert "test_report.py::test_writes failed" in wrong["feat/report"]
-    assert "pytest ended with status" in wrong["fix/close"]
+    assert "no test passed" in wrong["fix/close"]
+    assert "03-message.txt: Teh ==> The" in wrong["fix/close"]
+
+
+@pytest.mark.slow
+def test_a_check_of_upstreams_that_fails(verification: Verification) -> None:
+    repository = verification.repository
+    (repository.path / "ci/lint_docs.py").write_text("raise SystemExit('not like this')\n")
+    who = ("-c", "user.name=n", "-c", "user.email=e")
+    repository.git(*who, "commit", "--quiet", "--all", "--message=Refuse")
+    (verdict,) = again(verification, repository.commit("main")).run(["fix/close"])
+    assert verdict.wrong == ["lint_docs.py fails:", "   not like this"]
 
 
 @pytest.mark.slow
@@ -278,24 +243,32 @@ def test_one_branch_that_does_not_install(verification: Verification) -> None:
     who = ("-c", "user.name=n", "-c", "user.email=e")
     verification.repository.git(*who, "commit", "--quiet", "--all", "--message=Break")
     base = verification.repository.commit("main")
-    made = branches.commits(
-        verification.project, verification.repository, base, Identity("n", "e", "1000000000 +0000")
-    )
-    (verdict,) = replace(verification, made=made).run(["feat/report"])
-    assert verdict.wrong[0] == "it does not install:"
+    (verdict,) = again(verification, base).run(["feat/report"])
+    assert verdict.wrong[0] == "install fails:"
     assert any("no build today" in line for line in verdict.wrong)
 
 
 @pytest.mark.slow
-def test_tip_that_is_not_the_wheel(
-    verification: Verification, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, _, tip = verification.made
+def test_series_that_are_not_the_wheel(verification: Verification) -> None:
     write(verification.project.root, {"src/zarr/_late.py": '"""Late."""\n'})
     plan = verification.project.root / "src/zarr/_plan.py"
     plan.write_text(plan.read_text() + "\n\nMORE = 1\n")
-    (verdict,) = verification.run([tip.pull_request.branch])
-    assert verdict.wrong == ["zarr/_late.py is missing", "zarr/_plan.py differs"]
+    *_, whole = verification.run(NAMES)
+    assert whole.wrong == ["zarr/_late.py is missing", "zarr/_plan.py differs"]
+
+
+def test_an_unknown_branch_is_told_before_anything_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project, _ = make(tmp_path)
+
+    def run(*_: object, **__: object) -> int:
+        raise AssertionError("something was run")
+
+    monkeypatch.setattr(children, "run", run)
+    assert cli.main(["verify", "--branch", "nope"], root=project.root) == 1
+    assert "`nope` names no branch" in capsys.readouterr().err
+    assert not (project.root / "build").exists()
 
 
 def test_verdict() -> None:

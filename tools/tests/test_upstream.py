@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import installer
 from tools.overlay import upstream
 from tools.overlay.problems import OverlayError
 from tools.tests.conftest import RELEASE, write
@@ -79,8 +80,9 @@ class TestFetch:
             commands.append(command)
             into = Path(command[command.index("--dest") + 1])
             (into / source.name).write_bytes(source.read_bytes())
-            return subprocess.CompletedProcess(command, 0)
+            return subprocess.CompletedProcess(command, 0, "", "")
 
+        monkeypatch.setattr(installer, "pip", lambda: ["pip"])
         monkeypatch.setattr(subprocess, "run", run)
         for _ in range(2):
             sha256 = upstream.digest(source)
@@ -98,6 +100,7 @@ class TestFetch:
         def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
             return subprocess.CompletedProcess(command, 1, "", "no network")
 
+        monkeypatch.setattr(installer, "pip", lambda: ["pip"])
         monkeypatch.setattr(subprocess, "run", run)
         with pytest.raises(OverlayError, match="no network"):
             upstream.fetch("1.2.3", "sdist", tmp_path)
