@@ -345,13 +345,19 @@ class Comparison:
     def _disagreements(
         self, case: Case, stock: dict[str, Any], fork: dict[str, Any]
     ) -> list[Disagreement]:
+        if stock.get("died") == fork.get("died") == "the process ended":
+            self.tally.expected["both processes end: Blosc of numcodecs reads beyond a chunk"] += 1
+            return []
         if "died" in stock or "died" in fork:  # An end has the same number as no step.
             return [Disagreement(len(case["steps"]) + 2, stock, fork)]
         found: list[Disagreement] = []
         for number, pair in enumerate(zip(stock["results"], fork["results"], strict=False)):
             if not self._explained(case, number, *pair):
                 found.append(Disagreement(number, *pair))
-        if len(stock["results"]) != len(fork["results"]) and not found:
+        last = min(len(stock["results"]), len(fork["results"])) - 1
+        differ = _comparable(stock["results"][last]) != _comparable(fork["results"][last])
+        # A write that fails ends a case; one that is expected to fail on the release alone does so there.
+        if len(stock["results"]) != len(fork["results"]) and not found and not differ:
             found.append(Disagreement(len(case["steps"]) + 2, stock, fork))
         return found
 
