@@ -18,7 +18,7 @@ from tools.stack.cut import Stack
 from tools.test import SECTIONS
 from tools.trial import Drawn, Report, Trial
 
-OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests")}
+OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests", "checks/tests")}
 OTHER_RELEASE = "3.4.0"
 """A release beside the pinned one on which the stack must build."""
 PROVENANCE = ROOT.parent / "shared" / "tools" / "provenance.py"
@@ -101,14 +101,14 @@ def tools(trial: Trial, report: Report) -> None:
 def faults(trial: Trial, report: Report) -> None:
     """Read from a server that misbehaves, on the release and on the fork."""
     stock = f"--stock-python={trial.install_release().python}"
-    outcomes = trial.pytest(report, "faults", stock, *trial.selection.options, cwd=ROOT)
+    outcomes = trial.pytest(report, "checks/faults", stock, *trial.selection.options, cwd=ROOT)
     _tell_failures(report, outcomes)
 
 
 def differential(trial: Trial, report: Report) -> None:
     """Compare what the fork and the release do with the same arrays."""
     # Local import: what it needs is installed by now, and not before.
-    from tools.differential.compare import Comparison, compare
+    from checks.differential.compare import Comparison, compare
 
     release, parquet = trial.install_release(), trial.install_parquet()
     drawn = trial.differential

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from faults.cells import FAULTS, Cell, Outcome, all_cells, fault_in
-from faults.conftest import FOUND
+from checks.faults.cells import FAULTS, Cell, Outcome, all_cells, fault_in
+from checks.faults.conftest import FOUND
 
 _TOO_MANY = "more requests at once than the release makes, and none tried again within its number"
 _CUT = "the whole object in place of a part is cut as if it were that part, as on the release"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tools import third_parties
+from checks import third_parties
+from checks.third_parties import Suite
 from tools.environment import Environment, SetupError
-from tools.third_parties import Suite
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from faults.cells import Cell
+    from checks.faults.cells import Cell
 
 ARM_PATH = "__arm__"
 """A request for this starts the misbehaviour, so that an array can be opened first."""

@@ -1,4 +1,4 @@
-"""Compare the fork with the release: `python -m tools.differential --stock PY --fork PY`."""
+"""Compare the fork with the release: `python -m checks.differential --stock PY --fork PY`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from tools.differential.compare import Comparison, compare
+from checks.differential.compare import Comparison, compare
 from tools.environment import BUILD
 
 
 def main() -> int:
     """Parse the arguments and compare."""
-    parser = argparse.ArgumentParser(prog="python -m tools.differential")
+    parser = argparse.ArgumentParser(prog="python -m checks.differential")
     parser.add_argument("--stock", type=Path, required=True, help="an interpreter with the release")
     parser.add_argument("--fork", type=Path, required=True, help="an interpreter with the fork")
     parser.add_argument("--cases", type=int, default=1000)

@@ -1,7 +1,7 @@
 """Run other projects' tests of zarr on the release and on the fork, and compare them test by test.
 
-python3 tools/third_parties.py             all suites
-python3 tools/third_parties.py xarray …    some of them
+python3 checks/third_parties.py             all suites
+python3 checks/third_parties.py xarray …    some of them
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tools.suite import against_stock
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-SUITES = ROOT / "tools" / "third_parties.toml"
-REQUIREMENTS = ROOT / "tools" / "third_parties.txt"
+SUITES = ROOT / "checks" / "third_parties.toml"
+REQUIREMENTS = ROOT / "checks" / "third_parties.txt"
 PLACES = BUILD / "third-parties"
 
 
@@ -164,7 +164,7 @@ def main() -> int:
     """Set up the environments, run the suites, print the table."""
     known = suites()
     parser = argparse.ArgumentParser(
-        prog="python3 tools/third_parties.py",
+        prog="python3 checks/third_parties.py",
         description="Run other projects' tests of zarr on the release and on the fork, and list "
         "those that fail or are skipped on the fork alone. The exit status is 0 if all of these are "
         f"expected. Suites: {', '.join(known)}. Reports and logs are in build/reports/.",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""See whether the tests notice faults: `python3 tools/mutants.py [WORD ...]`.
+"""See whether the tests notice faults: `python3 checks/mutants.py [WORD ...]`.
 
-Each fault of `tools/mutants.toml` is put, alone, into a merged copy of the package in
+Each fault of `checks/mutants.toml` is put, alone, into a merged copy of the package in
 `build/mutants/`, and the tests that are named with it run on that copy. A fault that they do not
 notice has survived. Words select the faults whose file or description contains one of them.
 """
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from tools import children
 from tools.environment import Environment, SetupError, alone
 
-LIST = ROOT / "tools" / "mutants.toml"
+LIST = ROOT / "checks" / "mutants.toml"
 COPY = ROOT / "build" / "mutants"
 LOG = ROOT / "build" / "reports" / "mutants.log"
 

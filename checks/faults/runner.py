@@ -12,13 +12,13 @@ from itertools import batched
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faults.cells import Cell, Outcome
-from faults.server import FaultyServer
+from checks.faults.cells import Cell, Outcome
+from checks.faults.server import FaultyServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 _BATCH = 100
 """For how many cells there are servers at one time, so that sockets do not run out."""
 
@@ -70,7 +70,7 @@ class Bench:
     async def _call(self, side: str, arguments: list[str], text: str = "") -> list[str]:
         """Run the reader to its end, and return the lines that it prints."""
         process = await asyncio.create_subprocess_exec(
-            self._pythons[side], "-W", "ignore", "-m", "faults.reader", *arguments,
+            self._pythons[side], "-W", "ignore", "-m", "checks.faults.reader", *arguments,
             cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip

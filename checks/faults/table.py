@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from faults.cells import CLIENTS, FAULTS, LIMITED, LIMITED_READS, READS, Cell, Outcome, fault_in
+from checks.faults.cells import (
+    CLIENTS,
+    FAULTS,
+    LIMITED,
+    LIMITED_READS,
+    READS,
+    Cell,
+    Outcome,
+    fault_in,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tools.differential import cases, expected
-from tools.differential.compare import Comparison, compare, kinds
+from checks.differential import cases, expected
+from checks.differential.compare import Comparison, compare, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

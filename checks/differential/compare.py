@@ -18,14 +18,14 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
+from checks.differential import cases, expected
 from tests.range_server import RangeServer
-from tools.differential import cases, expected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
 
-    from tools.differential.cases import Case
+    from checks.differential.cases import Case
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60
@@ -55,7 +55,7 @@ class Runner:
         self, side: str, python: Path, variables: Mapping[str, str] | None, log: Path
     ) -> None:
         self.side = side
-        self.command = [str(python), "-m", "tools.differential.runner"]
+        self.command = [str(python), "-m", "checks.differential.runner"]
         self.variables = variables
         self.log = log
         self.pending = 0

@@ -18,7 +18,7 @@ import numcodecs
 import numpy as np
 
 import zarr
-from tools.differential import foreign, stores
+from checks.differential import foreign, stores
 from zarr.buffer.cpu import NDBuffer
 from zarr.core.dtype import VariableLengthBytes
 from zarr.storage import LocalStore

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from faults import runner, table
-from faults.cells import Cell, quick
+from checks.faults import runner, table
+from checks.faults.cells import Cell, quick
 
 FOUND = pytest.StashKey[table.Found]()
 """What came of the cells."""

@@ -1,6 +1,6 @@
 """Read cells in the environment that is tried: JSON comes in, a line of JSON goes out for each.
 
-    … | build/env-3.12/bin/python -m faults.reader
+    … | build/env-3.12/bin/python -m checks.faults.reader
 
 With `--write DIRECTORY` it writes the arrays that are read.
 """
@@ -26,8 +26,8 @@ from obstore.fsspec import FsspecStore as ObstoreFileSystem
 from obstore.store import HTTPStore
 
 import zarr
-from faults.cells import TIME_LIMIT, Cell, Outcome
-from faults.server import ARM_PATH
+from checks.faults.cells import TIME_LIMIT, Cell, Outcome
+from checks.faults.server import ARM_PATH
 from zarr.storage import FsspecStore, ObjectStore
 
 if TYPE_CHECKING:

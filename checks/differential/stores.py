@@ -16,7 +16,7 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.reference import LazyReferenceMapper, ReferenceFileSystem
 
-from tools.differential import foreign
+from checks.differential import foreign
 from zarr.core.buffer import default_buffer_prototype
 from zarr.experimental.cache_store import CacheStore
 from zarr.storage import (

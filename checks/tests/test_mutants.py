@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tools import mutants
-from tools.mutants import BadMutant, Mutant, passes, survives
+from checks import mutants
+from checks.mutants import BadMutant, Mutant, passes, survives
 
 if TYPE_CHECKING:
     from pathlib import Path
