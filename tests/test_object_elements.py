@@ -74,7 +74,7 @@ def test_an_array_without_dimensions_is_its_value(key: Any) -> None:
     assert buffer.as_numpy_array().tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("value", [np.str_("text"), "text", 7])
+@pytest.mark.parametrize("value", [np.str_("text"), "text", 7], ids=["numpy", "str", "int"])
 def test_a_scalar_is_assigned_as_it_is(value: Any) -> None:
     buffer = default_buffer_prototype().nd_buffer.create(shape=(2,), dtype=object, fill_value=0)
     buffer[:] = value
