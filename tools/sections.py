@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from checks import sections as checks
 from tools import children, covered, suite
 from tools.environment import BUILD, ROOT, Environment, SetupError
-from tools.outcomes import Counts, Outcomes, function, parted, total
+from tools.outcomes import Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
 from tools.selection import UPSTREAM, parse
 from tools.stack import branches, check, repository, verify
 from tools.stack.cut import Stack
 from tools.test import SECTIONS
-from tools.trial import Drawn, Report, Trial
+from tools.trial import Report, Trial
 
 OWN_TESTS = {"fork": ("tests",), "tools": ("tools/tests", "bench/tests", "checks/tests")}
 OTHER_RELEASE = "3.4.0"
@@ -69,7 +70,7 @@ def fork(trial: Trial, report: Report) -> None:
     )
     if report.good and not trial.selection:
         _cover(trial, report, data)
-    _tell_failures(report, outcomes)
+    report.tell(outcomes)
 
 
 def _cover(trial: Trial, report: Report, data: Path) -> None:
@@ -95,32 +96,7 @@ def tools(trial: Trial, report: Report) -> None:
     """Run the tests of what is not installed."""
     folders = [f for f in OWN_TESTS["tools"] if any((ROOT / f).rglob("test_*.py"))]
     arguments = trial.selection.arguments("tools", folders)
-    _tell_failures(report, trial.pytest(report, *arguments, cwd=ROOT, workers=trial.workers))
-
-
-def faults(trial: Trial, report: Report) -> None:
-    """Read from a server that misbehaves, on the release and on the fork."""
-    stock = f"--stock-python={trial.install_release().python}"
-    outcomes = trial.pytest(report, "checks/faults", stock, *trial.selection.options, cwd=ROOT)
-    _tell_failures(report, outcomes)
-
-
-def differential(trial: Trial, report: Report) -> None:
-    """Compare what the fork and the release do with the same arrays."""
-    # Local import: what it needs is installed by now, and not before.
-    from checks.differential.compare import Comparison, compare
-
-    release, parquet = trial.install_release(), trial.install_parquet()
-    drawn = trial.differential
-    variables = trial.environment.variables(PYTHONPATH=str(parquet))
-    interpreters = {"stock": release.python, "fork": trial.environment.python}
-    comparison = Comparison(interpreters, BUILD / "differential", variables)
-    with comparison:
-        failed = compare(comparison, drawn.cases, drawn.seed, drawn.example)
-    compared = comparison.tally.compared
-    report.counts = Counts(passed=compared - failed, failed=failed)
-    if failed or not compared:
-        report.fail(f"the fork and the release disagree on {failed} of {compared:,} cases")
+    report.tell(trial.pytest(report, *arguments, cwd=ROOT, workers=trial.workers))
 
 
 def upstream(trial: Trial, report: Report) -> None:
@@ -133,7 +109,7 @@ def upstream(trial: Trial, report: Report) -> None:
     if trial.stock:
         _compare_with_stock(trial, report, outcomes)
         return
-    _tell_failures(report, outcomes)
+    report.tell(outcomes)
     if trial.selection:
         return
     release = trial.project.pinned
@@ -189,7 +165,7 @@ def docs(trial: Trial, report: Report) -> None:
         cwd=trial.workplace,
         workers=trial.workers,
     )
-    _tell_failures(report, outcomes)
+    report.tell(outcomes)
 
 
 def stack(trial: Trial, report: Report) -> None:
@@ -220,8 +196,8 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
     "types": types,
     "fork": fork,
     "tools": tools,
-    "faults": faults,
-    "differential": differential,
+    "faults": checks.faults,
+    "differential": checks.differential,
     "upstream": upstream,
     "docs": docs,
     "stack": stack,
@@ -237,8 +213,9 @@ def run(environment: Environment, options: argparse.Namespace, arguments: Sequen
     workers = options.workers
     if workers is None:
         workers = 0 if selection else len(os.sched_getaffinity(0))
-    drawn = Drawn(options.cases, options.seed, options.example)
-    trial = Trial(environment, selection, options.stock, options.pipeline, workers, project, drawn)
+    trial = Trial(
+        environment, selection, options.stock, options.pipeline, workers, project, options
+    )
     reports = [_section("install", lambda trial, _: trial.install(), trial)]
     for name in options.only or trial.selection.sections((*OWN_TESTS, UPSTREAM)) or SECTIONS:
         if name == "provenance" and not PROVENANCE.exists():
@@ -273,13 +250,6 @@ def _deselected(trial: Trial, report: Report, *, in_docs: bool) -> list[str]:
         if test.startswith(suite.DOCUMENTATION[0]) is in_docs
     )
     return [f"--deselect={test}" for test in named]
-
-
-def _tell_failures(report: Report, outcomes: Outcomes) -> None:
-    failed = [test for test, outcome in outcomes.items() if outcome == "failed"]
-    if failed:
-        more = len(failed) - 20
-        report.fail(*failed[:20], *([f"and {more} more"] if more > 0 else []))
 
 
 def summary(reports: Sequence[Report], seconds: float) -> int:

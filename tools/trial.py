@@ -1,5 +1,6 @@
 """One run of the tests: what it tests, in which places, and how it runs pytest and others there."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,7 @@ from tools.overlay.project import Project
 from tools.overlay.tree import Plan
 from tools.overlay.upstream import Release, at
 from tools.selection import Selection
-from tools.test import QUICK
 
-PARQUET = ("cramjam", "fastparquet", "kerchunk", "pandas", "ujson")
 FORK_IS_BUILT_FROM = (
     "src",
     "tools/overlay",
@@ -43,15 +42,12 @@ class Report:
         self.good = False
         self.notes.extend(notes)
 
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Which cases a differential test compares."""
-
-    cases: int = QUICK
-    seed: int = 0
-    example: Path | None = None
-    """A file with the one case to compare in their place."""
+    def tell(self, outcomes: Outcomes) -> None:
+        """Note which tests have failed."""
+        failed = [test for test, outcome in outcomes.items() if outcome == "failed"]
+        if failed:
+            more = len(failed) - 20
+            self.fail(*failed[:20], *([f"and {more} more"] if more > 0 else []))
 
 
 @dataclass
@@ -64,7 +60,8 @@ class Trial:
     pipeline: str
     workers: int
     project: Project = field(default_factory=Project)
-    differential: Drawn = Drawn()
+    options: argparse.Namespace = field(default_factory=argparse.Namespace)
+    """Those of the command line, for sections that have some of their own."""
 
     @cached_property
     def sdist(self) -> Path:
@@ -116,24 +113,6 @@ class Trial:
         self._install(other, "the release", f"zarr[{suite.EXTRAS}]=={version}")
         _expect_zarr(other, version)
         return other
-
-    def install_parquet(self) -> Path:
-        """Install what references in Parquet files need, where no other test finds it.
-
-        Returns
-        -------
-        Path
-            The folder to add to the path of a program that needs it.
-
-        Raises
-        ------
-        SetupError
-            If something cannot be installed.
-        """
-        folder = BUILD / "parquet"
-        arguments = ["--no-deps", "--upgrade", "--target", str(folder), *PARQUET]
-        self.environment.install("what reads and writes Parquet", arguments)
-        return folder
 
     def _install(
         self, environment: Environment, what: str, zarr: str, made_of: Sequence[Path] = ()

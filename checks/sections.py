@@ -1,0 +1,39 @@
+"""The sections of a test run that compare the fork with the release."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tools.environment import BUILD, ROOT
+from tools.outcomes import Counts
+
+if TYPE_CHECKING:
+    from tools.trial import Report, Trial
+
+PARQUET = ("cramjam", "fastparquet", "kerchunk", "pandas", "ujson")
+"""What references in Parquet files need. It is installed where no other test finds it."""
+
+
+def faults(trial: Trial, report: Report) -> None:
+    """Read from a server that misbehaves, on the release and on the fork."""
+    stock = f"--stock-python={trial.install_release().python}"
+    report.tell(trial.pytest(report, "checks/faults", stock, *trial.selection.options, cwd=ROOT))
+
+
+def differential(trial: Trial, report: Report) -> None:
+    """Compare what the fork and the release do with the same arrays."""
+    # Local import: what it needs is installed by now, and not before.
+    from checks.differential.compare import Comparison, compare
+
+    release, parquet, options = trial.install_release(), BUILD / "parquet", trial.options
+    arguments = ["--no-deps", "--upgrade", "--target", str(parquet), *PARQUET]
+    trial.environment.install("what reads and writes Parquet", arguments)
+    variables = trial.environment.variables(PYTHONPATH=str(parquet))
+    interpreters = {"stock": release.python, "fork": trial.environment.python}
+    comparison = Comparison(interpreters, BUILD / "differential", variables)
+    with comparison:
+        failed = compare(comparison, options.cases, options.seed, options.example)
+    compared = comparison.tally.compared
+    report.counts = Counts(passed=compared - failed, failed=failed)
+    if failed or not compared:
+        report.fail(f"the fork and the release disagree on {failed} of {compared:,} cases")
