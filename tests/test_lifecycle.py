@@ -58,7 +58,8 @@ class Place:
         self.server = server
 
     def open(self, kind: str) -> Store:
-        return open_store(kind, self.folder, self.server.url)
+        store: Store = open_store(kind, self.folder, self.server.url)
+        return store
 
     @asynccontextmanager
     async def opened(self, kind: str, layout: str) -> AsyncIterator[AsyncArray]:
