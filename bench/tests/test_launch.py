@@ -69,6 +69,7 @@ def test_what_is_measured_is_installed_again_when_it_is_another(
             installed.append(f"{Path(command[0]).parents[1].name}: {Path(command[-1]).name}")
 
     monkeypatch.setattr(environment, "_call", call)
+    monkeypatch.setattr(environment.installer, "pip", lambda python: [python, "-m", "pip"])
     monkeypatch.setattr(
         environment.Environment, "make", lambda self, *_: self.path.mkdir(exist_ok=True)
     )

@@ -129,9 +129,10 @@ NESTED = "array(array(b'x', dtype=object), dtype=object)"
 @pytest.mark.parametrize(
     ("dtype", "fork", "is_expected"),
     [
-        ("bytes", "array(b'x', dtype=object)", True),
-        ("bytes", "array(b'y', dtype=object)", False),
-        ("str", "array(b'x', dtype=object)", False),
+        ("bytes", "b'x'", True),
+        ("bytes", "array(b'x', dtype=object)", False),
+        ("bytes", "b'y'", False),
+        ("str", "b'x'", False),
     ],
 )
 def test_a_nested_element_is_expected(dtype: str, fork: str, *, is_expected: bool) -> None:

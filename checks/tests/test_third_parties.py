@@ -96,6 +96,7 @@ def _fake_pip(environment: Environment, monkeypatch: pytest.MonkeyPatch, unpacks
     module = environment.path / "modules" / "pip" / "__main__.py"
     module.parent.mkdir(parents=True)
     module.write_text(FAKE_PIP)
+    module.with_name("__init__.py").touch()  # or the pip that is installed would go before it
     environment.python.write_text(
         f'#!/bin/sh\nPYTHONPATH={module.parents[1]} exec {sys.executable} "$@"\n'
     )
