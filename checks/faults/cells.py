@@ -143,7 +143,7 @@ def fault_in(cell: Cell, stock: Outcome, fork: Outcome) -> str | None:
         case "error", "data" | "fill" if stock.kind == "data" or cell.fault == "404":
             return f"{fork.error} where the release succeeds: {fork.detail}"
         case "error", "error" if cell.fault in WRONG_LENGTH and stock.error == "ValueError":
-            # On the release a codec notices the wrong length. In the fork the store may notice it first.
+            # A codec noticed the wrong length. In the fork the store may notice it first.
             return None if fork.error.endswith(("ValueError", "OSError")) else fork.error
         case "error", "error" if fork.error != stock.error:
             return f"{fork.error} where the release raises {stock.error}: {fork.detail}"

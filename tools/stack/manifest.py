@@ -14,7 +14,7 @@ WIDTH = 72
 """How long a title may be, and a line of the text."""
 HEADINGS = ("## Summary", "## For reviewers")
 """The headings of upstream's template that the text has, in this order. The template's others, `## Author
-attestation` and `## TODO`, are the same for every pull request: they belong into `closing`."""
+attestation` and `## TODO`, are the same for every pull request: they belong in `closing`."""
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9_-])*")
 _TITLE = re.compile(
