@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-# How long an example takes says more about the machine than about the code.
+# The time that an example takes depends on the machine more than on the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

@@ -2,8 +2,8 @@
 
     python3 bench/demo.py
 
-Everything that it needs is installed under `build/`, the first time. The server that it reads from
-runs on this machine, and waits before each answer as a distant one would.
+The first run installs everything that it needs under `build/`. The server that it reads from runs
+on this machine, and delays each response as a distant one would.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="bench/demo.py",
-        description="Read one array over HTTP with stock zarr and with this fork, in turns, and "
+        description="Read one array over HTTP with stock zarr and with this fork, alternating, and "
         "show the seconds, the requests, and a picture of the requests over time.",
     )
     parser.add_argument(

@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
         type=not_negative,
         default=20.0,
         metavar="MS",
-        help="how long the server waits before each answer (default: 20)",
+        help="how long the server delays each response (default: 20)",
     )
     parser.add_argument(
         "--size",
@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
         type=positive,
         default=repeats,
         metavar="N",
-        help=f"how often each side reads; the median counts (default: {repeats})",
+        help=f"number of reads on each side; the median is reported (default: {repeats})",
     )
     parser.add_argument(
         "--fork",

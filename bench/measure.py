@@ -23,8 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {case.name:20} {case.title}" for case in CASES.values())
     parser = argparse.ArgumentParser(
         prog="bench/measure.py",
-        description="Measure cases with stock zarr and with this fork, each in processes of its "
-        "own, in turns, and print a table in Markdown.",
+        description="Measure cases with stock zarr and with this fork, alternating, in separate "
+        "processes, and print a Markdown table.",
         epilog=f"cases:\n{listed.format(tile='640')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

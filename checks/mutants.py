@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""See whether the tests notice faults: `python3 checks/mutants.py [WORD ...]`.
+"""Mutation tests, to see whether the tests notice faults: `python3 checks/mutants.py [WORD ...]`.
 
-Each fault of `checks/mutants.toml` is put, alone, into a merged copy of the package in
-`build/mutants/`, and the tests that are named with it run on that copy. A fault that they do not
-notice has survived. Words select the faults whose file or description contains one of them.
+Each mutant of `checks/mutants.toml` is a single fault. It is applied to a merged copy of the
+package in `build/mutants/`, and the tests listed with it run on that copy. If they pass, the mutant
+has survived. Words select the mutants whose file or description contains one of them.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ LOG = ROOT / "build" / "reports" / "mutants.log"
 
 
 class BadMutant(Exception):
-    """The list asks for something that cannot be done; the message is for the user."""
+    """A mutant cannot be applied or tested; the message is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One fault."""
+    """A single fault."""
 
     file: str
-    """Where, `zarr/abc/store.py`."""
+    """The file to change, `zarr/abc/store.py`."""
     before: str
-    """The text to replace, which the file has once."""
+    """The text to replace, which occurs once in the file."""
     after: str
     breaks: str
-    """Which promise it breaks."""
+    """What goes wrong because of it."""
     tests: list[str]
-    """Tests that notice it, as pytest takes them."""
+    """Tests of which at least one must fail, as pytest arguments."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.breaks}"
@@ -62,7 +62,7 @@ class Mutant:
 
 
 def survives(mutant: Mutant, python: str | Path, copy: Path = COPY) -> bool:
-    """Run the tests of a fault on a copy that has it, and mend the copy again."""
+    """Apply a fault to the copy, run its tests, and restore the copy."""
     file = copy / mutant.file
     sound = file.read_text()
     file.write_text(mutant.applied(sound))
@@ -90,11 +90,11 @@ def passes(tests: list[str], python: str | Path, copy: Path = COPY) -> bool:
 
 
 def check(mutants: list[Mutant], python: str | Path) -> int:
-    """Try each fault and tell what became of it; the number that survived or could not be tried."""
+    """Try each fault, and return how many survived or could not be tried."""
     everything = sorted({test for mutant in mutants for test in mutant.tests})
-    print(f"{len(mutants)} faults; first their tests on a sound copy ...", flush=True)
+    print(f"{len(mutants)} faults; first their tests on the unmodified copy ...", flush=True)
     if not passes(everything, python):
-        raise BadMutant(f"a test fails without any fault, see {LOG}")
+        raise BadMutant(f"a test fails on the unmodified copy, see {LOG}")
     bad = 0
     for number, mutant in enumerate(mutants, 1):
         try:
@@ -108,7 +108,7 @@ def check(mutants: list[Mutant], python: str | Path) -> int:
 
 
 def main() -> int:
-    """Merge a copy, and try the faults that were selected; 1 if a test is missing."""
+    """Merge a copy, and try the selected faults; 1 if any is not noticed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("words", nargs="*", metavar="WORD", help="try only faults with this word")
     words = parser.parse_args().words

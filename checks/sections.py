@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tools.trial import Report, Trial
 
 PARQUET = ("cramjam", "fastparquet", "kerchunk", "pandas", "ujson")
-"""What references in Parquet files need. It is installed where no other test finds it."""
+"""Packages for references in Parquet files, installed where no other test imports them."""
 
 
 def faults(trial: Trial, report: Report) -> None:

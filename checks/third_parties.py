@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if sys.version_info < (3, 12):  # noqa: UP036, it may be run by any
+if sys.version_info < (3, 12):  # noqa: UP036, any Python may run it
     sys.exit(f"run this with Python 3.12 or newer: {sys.executable} is {sys.version.split()[0]}")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -71,15 +71,15 @@ def install(name: str, zarr: str) -> Environment:
     found = subprocess.check_output(command, cwd=BUILD, env=variables, text=True).strip()
     print(f"{environment.path.name}: zarr {found}", flush=True)
     if ("+" in found) is (name == "stock"):
-        raise SetupError("this is another zarr than the one to test")
+        raise SetupError("this is not the zarr to test")
     return environment
 
 
 def sources(package: str, environment: Environment) -> Path:
     """Return the unpacked source distribution of a package, which is downloaded once.
 
-    pip unpacks it, then asks for its metadata. That needs what the package is built with and may
-    fail, which does not matter: nothing is built.
+    pip unpacks it and then prepares its metadata. That may fail without the package's build
+    requirements, which does not matter: only the unpacked files are used.
     """
     version = pinned(package)
     target = PLACES / f"{package}-{version}"
@@ -121,7 +121,7 @@ def run(name: str, suite: Suite, environment: Environment, workers: int) -> Outc
         *("-o", f"cache_dir={BUILD / 'cache' / report.stem}"),
     ]
     log = report.with_suffix(".log")
-    # With another seed in each process, parameters that are taken from a set differ in their order.
+    # With different hash seeds, tests parametrized over a set differ in order between processes.
     variables = environment.variables(PYTHONHASHSEED="0", **suite.variables)
     status = children.run(command, cwd=place, env=variables, log=log)
     if status not in (0, 1) or not finished(report):
@@ -166,7 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python3 checks/third_parties.py",
         description="Run other projects' tests of zarr on the release and on the fork, and list "
-        "those that fail or are skipped on the fork alone. The exit status is 0 if all of these are "
+        "those that fail or are skipped only on the fork. The exit status is 0 if all of these are "
         f"expected. Suites: {', '.join(known)}. Reports and logs are in build/reports/.",
     )
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="which suites (default: all)")

@@ -1,4 +1,4 @@
-"""One array, plain and sharded, in a store of each kind: for tests of reads that are broken off."""
+"""One array, plain and sharded, in a store of each kind, for tests of interrupted reads."""
 
 from __future__ import annotations
 

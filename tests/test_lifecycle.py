@@ -1,7 +1,7 @@
-"""Reads that are cancelled, interrupted, abandoned or cut off leave nothing behind.
+"""Reads that are cancelled, interrupted or abandoned leave nothing running or open.
 
-Afterwards no task is pending, no thread runs beyond the pools, no connection or file is open,
-nothing was logged, and the next read is right. The tests use public interfaces alone.
+Afterwards no task is pending, no thread runs outside the pools, no connection or file is open,
+nothing was logged, and the next read is correct. The tests use only public interfaces.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     async def start_all_threads() -> None:
         await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.02) for _ in range(64)))
 
-    sync(start_all_threads())  # those of zarr's event loop, so that there are no new ones later
+    sync(start_all_threads())  # the pool of zarr's event loop, so that no threads are added later
     gc.collect()
-    gc.freeze()  # collecting garbage looks at the objects of these tests alone
+    gc.freeze()  # later collections look only at objects of these tests
     with RangeServer(folder) as server:
         yield Place(folder, server)
     gc.unfreeze()
@@ -88,7 +88,7 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture
 def place(arrays: Place, caplog: pytest.LogCaptureFixture) -> Iterator[Place]:
-    """Where the arrays are, for a test after which nothing may be left."""
+    """Where the arrays are; nothing may be left running or open after the test."""
     arrays.server.reset()
     files, threads = open_files(), set(threading.enumerate())
     yield arrays
@@ -116,7 +116,7 @@ def open_files() -> int:
 
 
 def in_a_pool(thread: threading.Thread) -> bool:
-    """Whether a thread is of a pool that is there for as long as the process."""
+    """Whether a thread belongs to a pool that lives as long as the process."""
     return thread.name.startswith("ThreadPoolExecutor")
 
 
@@ -172,7 +172,7 @@ class Stepped(Coroutine[Any, Any, Any]):
 
 @contextmanager
 def after_steps(count: int, function: Callable[[], object]) -> Iterator[None]:
-    """Call `function` when the tasks that are made in this block have awaited `count` times."""
+    """Call `function` when the tasks created in this block have awaited `count` times."""
     steps = 0
 
     def on_step() -> None:
@@ -269,9 +269,9 @@ def test_asyncio_run_ends_in_the_middle_of_a_read(place: Place) -> None:
 @pytest.mark.usefixtures("pipeline")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_event_loop_goes_away(place: Place, kind: str, layout: str) -> None:
-    """Python complains of what waited in a loop that was closed. The next loop reads right.
+    """Python complains about tasks pending in a closed loop. A read in the next loop is correct.
 
-    Without connections: a session of aiohttp does not outlive its event loop.
+    Without HTTP stores: an aiohttp session does not outlive its event loop.
     """
     store = place.open(kind)
     logged: list[str] = []
@@ -565,9 +565,9 @@ def in_a_child(place: Place, code: str, *arguments: str) -> subprocess.Completed
 
 
 def complaints(stderr: str) -> list[str]:
-    """What Python reports of generators and tasks that were not ended in order.
+    """What Python reports about generators and tasks that were not properly ended.
 
-    An interrupted read goes on in zarr's event loop, and may be pending when the program exits.
+    An interrupted read continues in zarr's event loop, and may be pending when the program exits.
     """
     wrong = (
         "asynchronous generator",

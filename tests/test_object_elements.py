@@ -1,4 +1,4 @@
-"""A single element of an array of objects is the object, not an array that holds an array."""
+"""A single element of an object array is the object, not nested arrays."""
 
 from __future__ import annotations
 

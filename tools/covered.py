@@ -1,4 +1,4 @@
-"""How much of what the overlay adds and replaces its tests cover: lines and branches."""
+"""Test coverage of the definitions that the overlay adds and replaces: lines and branches."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ def table(rows: Iterable[Covered]) -> list[str]:
 
 
 def measure_all(plan: Plan, packages: Path, files: Mapping[Path, Any]) -> list[Covered]:
-    """Measure the whole overlay, as it is installed in a folder, by what coverage says of each file."""
+    """Measure the whole overlay as installed in a folder, from the coverage report of each file."""
     return [
         measure(path, (packages / path).read_text(), names, files[packages / path])
         for path, names in sorted(modules(plan).items())

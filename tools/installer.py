@@ -1,4 +1,4 @@
-"""Finding pip, also where an interpreter or environment comes without it, as those of uv do."""
+"""Find pip, even for interpreters and environments without it, such as those made by uv."""
 
 from __future__ import annotations
 

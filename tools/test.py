@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Run everything that says whether the fork is sound: `python3 tools/test.py [PYTEST ARGS]`.
+"""Run all tests and checks of the fork: `python3 tools/test.py [OPTIONS] [PYTEST ARGS]`.
 
-It needs Python 3.12 or newer with pip, `ensurepip` or uv. All that it installs or makes lies in
-`build/`.
+It needs Python 3.12 or newer with pip, `ensurepip` or uv. Everything that it installs or creates is
+in `build/`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SECTIONS = {
     "lint": "ruff over this checkout, and with upstream's settings over the merged modules",
-    "types": "mypy over tools/, and with upstream's settings over the merged modules and tests/",
+    "types": "mypy over tools/ and checks/; with upstream's settings over merged modules and tests/",
     "fork": "the fork's tests, and how much of the overlay they cover",
-    "tools": "the tests of tools/ and bench/",
-    "faults": "reads from a server that misbehaves, beside the release's; --whole tries all of it",
-    "differential": "the same arrays read and written by the fork and by the release, and compared",
+    "tools": "the tests of tools/, bench/ and checks/",
+    "faults": "reads from a failing server, compared with the release; --whole runs all cells",
+    "differential": "random reads and writes, compared with the release",
     "upstream": "upstream's suite on the installed fork, compared with the release",
     "docs": "the examples in upstream's documentation and docstrings",
-    "stack": "the branches for upstream: made on two releases, each installed and tested by itself",
-    "provenance": "that nothing here repeats upstream's text, where the tool for that is at hand",
+    "stack": "the branches for upstream: built on two releases, each installed and tested alone",
+    "provenance": "no text here is copied from upstream; skipped where the tool for it is missing",
 }
 
 QUICK = 400
-"""Cases of a differential test that take a minute or two."""
+"""Number of cases of the differential test by default, for a minute or two."""
 
 _DESCRIPTION = """\
 Install the fork and test it: all sections in turn, a table at the end, and as the last line how
@@ -37,9 +37,9 @@ many tests passed, failed and were skipped. The exit status is 0 if nothing fail
 """
 
 _ARGUMENTS = """\
-Any other argument goes to pytest. Paths select tests: those of tests/, tools/tests/ and
-bench/tests/ are the fork's; those that upstream's source distribution has are run from there, on
-the installed fork; a path that both have selects both.
+All other arguments go to pytest. Paths select tests: those in tests/, tools/tests/, bench/tests/
+and checks/tests/ are the fork's; those in upstream's source distribution are run from there, on
+the installed fork; a path that exists in both selects both.
 
   python3 tools/test.py tests/test_codecs/test_sharding.py -k partial
 
@@ -62,7 +62,7 @@ def main() -> int:
         metavar="SECTIONS",
         type=_sections,
         default=(),
-        help="run these alone, separated by commas; they are explained below",
+        help="run only these sections, separated by commas; see the list below",
     )
     add(
         "--stock",
@@ -80,21 +80,21 @@ def main() -> int:
         dest="workers",
         metavar="WORKERS",
         type=int,
-        help="how many processes share the tests; 0 for pytest's own alone, as for a selection",
+        help="number of test processes; 0 runs the tests in one, the default for selected tests",
     )
-    add("--python", metavar="PYTHON", help="the interpreter to test with, left out: this one")
+    add("--python", metavar="PYTHON", help="the interpreter to test with (default: this one)")
     add(
         "--cases",
         metavar="NUMBER",
         type=int,
         default=QUICK,
-        help=f"how many cases the section differential compares; left out, {QUICK}",
+        help=f"number of cases of the section differential (default: {QUICK})",
     )
-    add("--seed", metavar="NUMBER", type=int, default=0, help="the seed that they are drawn with")
-    add("--example", metavar="FILE", type=Path, help="compare the case in this file alone")
+    add("--seed", metavar="NUMBER", type=int, default=0, help="the seed of these cases")
+    add("--example", metavar="FILE", type=Path, help="run only the case in this file")
     options, arguments = parser.parse_known_args()
 
-    if sys.version_info < (3, 12):  # noqa: UP036, it may be run by any
+    if sys.version_info < (3, 12):  # noqa: UP036, any Python may run it
         found = sys.version.split()[0]
         parser.error(f"run this with Python 3.12 or newer: {sys.executable} is {found}")
     sys.path[0] = str(ROOT)

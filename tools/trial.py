@@ -27,7 +27,7 @@ FORK_IS_BUILT_FROM = (
 
 @dataclass(slots=True)
 class Report:
-    """What became of a section."""
+    """The result of a section."""
 
     name: str
     good: bool = True
@@ -80,7 +80,7 @@ class Trial:
 
     @cached_property
     def modules(self) -> list[str]:
-        """The modules that the overlay touches, as they lie in a workplace."""
+        """The modules that the overlay touches, by their paths in a workplace."""
         return [f"src/{path}" for path in sorted(covered.modules(self.plan))]
 
     @cached_property
@@ -100,15 +100,15 @@ class Trial:
         return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
     def install(self) -> None:
-        """Install the fork the way that its users do, and what its tests and upstream's need."""
-        # Here, so that it is about what is installed, and whoever edits meanwhile disturbs nothing.
+        """Install the fork as its users do, and the requirements of its tests and upstream's."""
+        # Computed now, so that it matches what is installed even if files are edited meanwhile.
         _ = self.plan
         made_of = [ROOT / name for name in FORK_IS_BUILT_FROM]
         self._install(self.environment, "the fork", f"{ROOT}[{suite.EXTRAS}]", made_of)
         _expect_zarr(self.environment, self.project.version)
 
     def install_release(self) -> Environment:
-        """Install the release in another environment, which holds what that of the fork holds otherwise."""
+        """Install the release in another environment that is otherwise the same as that of the fork."""
         other, version = self.environment.beside("stock"), self.project.pinned
         self._install(other, "the release", f"zarr[{suite.EXTRAS}]=={version}")
         _expect_zarr(other, version)
@@ -121,7 +121,7 @@ class Trial:
         environment.install(what, [zarr], made_of=made_of)
 
     def check(self, report: Report, title: str, *command: str | Path, cwd: Path = ROOT) -> None:
-        """Run a program that says by its exit status whether all is well."""
+        """Run a program whose exit status tells whether it succeeded."""
         print(f"-- {title}", flush=True)
         command = (self.environment.python, *command)
         if children.run(command, cwd=cwd, env=self.environment.variables()):
@@ -168,7 +168,7 @@ class Trial:
 
 
 def _expect_zarr(environment: Environment, version: str) -> None:
-    """Show which zarr is imported in an environment, and see to it that it is the right one."""
+    """Show which zarr an environment imports, and check that it is the right one."""
     code = "import sys, zarr; print('zarr', v := zarr.__version__, 'in', zarr.__path__[0]); "
     command = [str(environment.python), "-c", f"{code}sys.exit(v != {version!r})"]
     if children.run(command, cwd=BUILD, env=environment.variables()):

@@ -1,5 +1,5 @@
-"""A differential test: the same arrays read and written by the fork and by the release.
+"""A differential test: the fork and the release read and write the same random arrays.
 
-`cases` draws what to do as JSON, `runner` does it with the zarr of its environment, and `compare`
-feeds one runner in each environment and compares what they report.
+`cases` generates random cases as JSON, `runner` runs them with the zarr of its environment, and
+`compare` sends them to a runner in each environment and compares the results.
 """

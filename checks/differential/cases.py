@@ -1,4 +1,4 @@
-"""Draw cases: an array, its damage, a store, settings, and the reads and writes to try, as JSON."""
+"""Generate random cases as JSON: an array, its damage, a store, settings, reads and writes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ READ_ONLY = ("http", "references", "parquet")
 WRAPPERS = ("wrapper", "logging", "latency", "cache", "own-get", "bare")
 ERRORS = ("OSError", "KeyError", "FileNotFoundError", "PermissionError", "ValueError")
 PIPELINES = ("BatchedCodecPipeline", "FusedCodecPipeline")
-# A flipped bit in these may announce gigabytes, or leave memory uninitialised; so may half a blosc.
+# With a flipped bit, these may allocate gigabytes or return uninitialised memory.
 FRAGILE = ("blosc", "lz4", "vlen", "packbits", "lzma", "bz2")
 
 
 def case(seed: int, number: int) -> Case:
-    """Draw the case of this number.
+    """Generate the case of this number.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def case(seed: int, number: int) -> Case:
     Returns
     -------
     dict
-        The case. The same seed and number always give the same one.
+        The case. The same seed and number always give the same case.
     """
     return _Draw(Random(f"{seed}/{number}")).case()
 
@@ -73,7 +73,7 @@ class _Draw:
         store = self.store()
         in_parquet = store["kind"] == "references-parquet"
         array = self.array(2 if in_parquet else self.one(2, 3, 3))
-        if in_parquet:  # There, references are of arrays in groups, with dots in their keys.
+        if in_parquet:  # Parquet references need an array in a group, with dots in its chunk keys.
             array |= {"name": self.one("a", "g/a"), "separator": "."}
         read_only = any(word in store["kind"] for word in READ_ONLY)
         writes = self.chance(0.03 if read_only else 0.3)
@@ -135,7 +135,7 @@ class _Draw:
         return array
 
     def grid(self) -> tuple[list[int], list[int]]:
-        """Draw a shape and a chunk shape: mostly of few small chunks, some of large or many."""
+        """Draw a shape and a chunk shape: mostly few small chunks, sometimes large or many ones."""
         kind = self.random.random()
         if kind < 0.03:
             return [self.random.randint(200, 500), 200], [self.random.randint(40, 200), 90]
@@ -180,7 +180,7 @@ class _Draw:
             serializer = {"name": "vlen-utf8" if dtype == "str" else "vlen-bytes"}
         compressors = [self.compressor() for _ in range(self.one(0, 1, 1, 1, 2, 3))]
         if dtype not in VARIABLE and self.chance(0.2):
-            # What these decode is not what was encoded, so they are decoded last.
+            # These do not decode to what was encoded, so they must be decoded last.
             own = self.one("zstd-single", "gzip-sync", "crc32c-decode")
             compressors.insert(0, self.bytes_codec(f"differential.{own}"))
         return {"filters": filters, "serializer": serializer, "compressors": compressors}
@@ -252,7 +252,7 @@ class _Draw:
         return {"filters": filters, "compressors": compressor}
 
     def written(self, shape: list[int]) -> list[list[list[int]]]:
-        """Draw the boxes that are written: everything, some parts, or nothing."""
+        """Draw the regions to write: everything, some parts, or nothing."""
         whole = [[0, n] for n in shape]
         if self.chance(0.6):
             return [whole]

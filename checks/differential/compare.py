@@ -1,4 +1,4 @@
-"""Feed the same cases to the fork and to the release, and compare what they report."""
+"""Run the same cases with the fork and the release, and compare the results."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60
-"""Seconds for the answer to one case, after which the runner counts as stuck."""
+"""Seconds to wait for the result of one case; after that, the runner counts as stuck."""
 PROGRESS = 30
-"""Seconds between two lines that say how far the comparison is."""
+"""Seconds between two progress lines, and the limit for simplifying one case."""
 ENOUGH = 10
-"""Disagreements after which the comparison ends."""
+"""Number of failing cases after which the comparison stops."""
 
 
 class Runner:
-    """A process that runs cases with the zarr of one environment, and is started anew if it dies.
+    """A process that runs cases with the zarr of one environment, and is restarted if it dies.
 
     Parameters
     ----------
     side : str
-        What it is called: `fork` or `stock`.
+        Its name: `fork` or `stock`.
     python : Path
         The interpreter of the environment.
     variables : mapping
         Its environment variables.
     log : Path
-        A file for what it prints to its standard error.
+        A file for its standard error.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class Runner:
         self.zarr = self.receive().get("zarr", "none that could be imported")
 
     def send(self, case: Case, folder: Path, url: str, *, make: bool) -> None:
-        """Give it a case to run."""
+        """Send it a case."""
         self.pending += 1
         request = {"case": case, "folder": str(folder), "side": self.side, "url": url, "make": make}
-        with suppress(BrokenPipeError):  # `receive` finds out.
+        with suppress(BrokenPipeError):  # `receive` notices that the process has ended.
             print(json.dumps(request), file=self._input, flush=True)
 
     def receive(self) -> dict[str, Any]:
-        """Return its answer to the oldest case that it has not answered."""
+        """Return its answer to the oldest unanswered case."""
         self.pending -= 1
         try:
             line = self.answers.get(timeout=PATIENCE)
@@ -122,7 +122,7 @@ class Runner:
 
 @dataclass(slots=True)
 class Tally:
-    """What was compared, and what came of it."""
+    """Counts of what was compared."""
 
     compared: int = 0
     refused: int = 0
@@ -143,7 +143,7 @@ class Tally:
         self.steps.update(f"{step['do']} {step.get('how', '')}".strip() for step in case["steps"])
 
     def lines(self) -> Iterator[str]:
-        """Yield what to tell the user."""
+        """Yield the lines of the summary."""
         for title, counts in (
             ("cases by kind", self.kinds),
             ("cases by store", self.stores),
@@ -154,12 +154,12 @@ class Tally:
             yield from (f"{count:9,}  {name}" for name, count in sorted(counts.items()))
         yield (
             f"{self.compared:,} cases compared, {self.results:,} results, {self.raised:,} of them "
-            f"exceptions; {self.refused:,} arrays that the release does not make"
+            f"exceptions; {self.refused:,} arrays that the release refuses to create"
         )
 
 
 def kinds(case: Case) -> Iterator[str]:
-    """Yield what kinds a case belongs to."""
+    """Yield the kinds that a case belongs to."""
     array = case["array"]
     shards = json.dumps(array.get("serializer", "")).count("index_location")
     uneven = any(isinstance(chunks, list) for chunks in array["chunks"])
@@ -208,10 +208,9 @@ class Comparison:
     Parameters
     ----------
     interpreters : mapping
-        By `stock` and `fork`, the interpreter of the environment with the release, and with the
-        fork.
+        The interpreters with the release and with the fork, by `stock` and `fork`.
     logs : Path
-        A directory for what the runners print, and for the cases that fail.
+        A directory for the output of the runners and for failing cases.
     variables : mapping, optional
         Environment variables for both.
     """
@@ -230,7 +229,7 @@ class Comparison:
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="differential-")
-        # A client that gives up on a request is no news.
+        # Clients that abort requests are expected.
         logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
         self._server = RangeServer(self._folder.name).__enter__()
         self._runners = {side: self._runner(side) for side in self._interpreters}
@@ -257,14 +256,14 @@ class Comparison:
         return {side: runner.zarr for side, runner in self._runners.items()}
 
     def run(self, drawn: Iterator[Case], wanted: int) -> list[tuple[Case, list[Disagreement]]]:
-        """Compare cases, and tell how far it is.
+        """Compare cases, and print the progress.
 
         Parameters
         ----------
         drawn : iterator of dict
             The cases.
         wanted : int
-            How many of those that the release can make an array for.
+            How many cases to compare, not counting those whose array the release refuses to create.
 
         Returns
         -------
@@ -294,7 +293,7 @@ class Comparison:
         return failed
 
     def save(self, case: Case) -> Path:
-        """Write a case to a file that is named by its contents."""
+        """Write a case to a file named after a checksum of it."""
         text = json.dumps(case, indent=1)
         file = self.logs / f"case-{zlib.crc32(text.encode()):08x}.json"
         file.write_text(text)
@@ -308,7 +307,7 @@ class Comparison:
     def _answers(
         self, drawn: Iterator[Case]
     ) -> Iterator[tuple[Case, dict[str, Any], dict[str, Any]]]:
-        """Yield the answers to each case. The release is one case ahead: it makes the arrays."""
+        """Yield both answers to each case. The release is one case ahead: it creates the arrays."""
         waiting: tuple[Case, Path, dict[str, Any]] | None = None
         try:
             for case in drawn:
@@ -348,7 +347,7 @@ class Comparison:
         if stock.get("died") == fork.get("died") == "the process ended":
             self.tally.expected["both processes end: Blosc of numcodecs reads beyond a chunk"] += 1
             return []
-        if "died" in stock or "died" in fork:  # An end has the same number as no step.
+        if "died" in stock or "died" in fork:  # This number is that of no step.
             return [Disagreement(len(case["steps"]) + 2, stock, fork)]
         found: list[Disagreement] = []
         for number, pair in enumerate(zip(stock["results"], fork["results"], strict=False)):
@@ -356,13 +355,13 @@ class Comparison:
                 found.append(Disagreement(number, *pair))
         last = min(len(stock["results"]), len(fork["results"])) - 1
         differ = _comparable(stock["results"][last]) != _comparable(fork["results"][last])
-        # A write that fails ends a case; one that is expected to fail on the release alone does so there.
+        # A failing write ends a case, so there are fewer results if only the release fails.
         if len(stock["results"]) != len(fork["results"]) and not found and not differ:
             found.append(Disagreement(len(case["steps"]) + 2, stock, fork))
         return found
 
     def _explained(self, case: Case, number: int, stock: Any, fork: Any) -> bool:
-        """Tell whether results agree, or are expected not to."""
+        """Tell whether results agree, or disagree as expected."""
         if _comparable(stock) == _comparable(fork):
             return True
         if isinstance(stock, list) and isinstance(fork, list) and len(stock) == len(fork):
@@ -373,7 +372,7 @@ class Comparison:
         return bool(why)
 
     def reduce(self, case: Case) -> tuple[Case, list[Disagreement]]:
-        """Simplify a case for as long as the two still disagree on it.
+        """Simplify a case as long as the two still disagree on it.
 
         Parameters
         ----------
@@ -383,7 +382,7 @@ class Comparison:
         Returns
         -------
         tuple
-            The simplest case that was found, and the disagreements; none if it does not fail now.
+            The simplest case found, and its disagreements; none if the case no longer fails.
         """
         found = self._once(case)
         simpler = True
@@ -404,11 +403,11 @@ class Comparison:
 
 
 _TOLD = ("says", "alone")
-"""What a report has for the reader, and for `expected`."""
+"""Fields that are not compared: they are for the reader, and for `expected`."""
 
 
 def _comparable(result: Any) -> Any:
-    """Drop what may differ."""
+    """Drop the fields that may differ."""
     if isinstance(result, dict):
         return {name: _comparable(value) for name, value in result.items() if name not in _TOLD}
     if isinstance(result, list):
@@ -417,7 +416,7 @@ def _comparable(result: Any) -> Any:
 
 
 def _simpler(case: Case) -> Iterator[Case]:
-    """Yield the case with one thing less."""
+    """Yield versions of the case that lack one thing."""
     for number in range(len(case["steps"])):
         yield {**case, "steps": case["steps"][:number] + case["steps"][number + 1 :]}
     for name in case["settings"]:
@@ -443,7 +442,7 @@ def _simpler(case: Case) -> Iterator[Case]:
 
 
 def compare(comparison: Comparison, wanted: int, seed: int, example: Path | None = None) -> int:
-    """Compare cases and tell what came of it.
+    """Compare cases, simplify those that fail, and print a summary.
 
     Parameters
     ----------
@@ -452,9 +451,9 @@ def compare(comparison: Comparison, wanted: int, seed: int, example: Path | None
     wanted : int
         How many cases.
     seed : int
-        The seed that they are drawn with.
+        The seed of the cases.
     example : Path, optional
-        A file with one case to run in their place.
+        A file with one case to run instead.
 
     Returns
     -------
@@ -468,7 +467,7 @@ def compare(comparison: Comparison, wanted: int, seed: int, example: Path | None
         drawn, wanted = iter([json.loads(example.read_text())]), 1
     try:
         failed = comparison.run(drawn, wanted)
-    finally:  # Also for whoever interrupts a long run.
+    finally:  # Also when a long run is interrupted.
         print("\n".join(comparison.tally.lines()), flush=True)
     for case, found in failed:
         file = comparison.save(case)

@@ -1,4 +1,4 @@
-"""Where the fork and the release disagree, and why."""
+"""Intended disagreements of the fork and the release, with the reasons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Expected:
 
     reason: str
     applies: Judge
-    """Of the case, the step, and what the release and the fork gave, whether it is this one."""
+    """Given the case, the step, and the results of the release and the fork: does it apply?"""
 
 
 def _nested_element(
@@ -40,7 +40,7 @@ def _nested_element(
 def _several_errors(
     case: dict[str, Any], step: dict[str, Any] | None, stock: Any, fork: Any
 ) -> bool:
-    """Tell whether each raised what some chunk raises, or what it takes to write to the output."""
+    """Tell whether each raised an error of some chunk, or one of writing to the output."""
     if not isinstance(stock, dict) or not isinstance(fork, dict) or not stock.get("alone"):
         return False
     first, second = (set(each.get("members", [each.get("raised")])) for each in (stock, fork))
@@ -60,14 +60,17 @@ def _unprotected_index(
 
 
 EXPECTED: tuple[Expected, ...] = (
-    Expected("chunks that fail in different ways, and which comes first", _several_errors),
     Expected(
-        "the index of a shard has no checksum and is damaged: the fork raises for ranges outside "
-        "of the shard where the release takes them for missing chunks, or raises otherwise",
+        "several chunks fail in different ways, and which error is raised first depends on timing",
+        _several_errors,
+    ),
+    Expected(
+        "a damaged shard index without a checksum: for ranges outside the shard, the fork raises "
+        "where the release treats them as missing chunks or raises another error",
         _unprotected_index,
     ),
     Expected(
-        "the release wraps a single element of variable-length bytes in arrays, and cannot write it",
+        "the release nests single elements of variable-length bytes in arrays, and cannot write them",
         _nested_element,
     ),
 )
@@ -81,9 +84,9 @@ def reason(case: dict[str, Any], number: int, stock: Any, fork: Any) -> str | No
     case : dict
         The case.
     number : int
-        The number of the result: the first is of opening the array, then each step has one.
+        The index of the result: the first result is that of opening the array, then one per step.
     stock, fork
-        What the release and the fork gave.
+        The results of the release and the fork.
 
     Returns
     -------

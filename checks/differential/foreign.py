@@ -1,4 +1,4 @@
-"""Codecs and stores as other packages write them. Both runners register the same ones."""
+"""Third-party codecs and stores, as other packages might write them. Both runners use them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Named:
-    """A codec that its metadata names by `name`, and that may build on zarr's codec `builds_on`."""
+    """A codec called `name` in metadata, which may build on zarr's codec `builds_on`."""
 
     name: ClassVar[str]
     builds_on: ClassVar[str] = ""
@@ -56,12 +56,12 @@ def _flipped(buffer: Any) -> Any:
 
 
 def _reversed(array: Any) -> Any:
-    """Turn an array around along its first axis."""
+    """Reverse an array along its first axis."""
     inside = array.as_ndarray_like()
     return type(array).from_ndarray_like(inside[::-1] if inside.ndim else inside)
 
 
-# Codecs of their own: synchronous, asynchronous, and by the batch
+# Independent codecs: synchronous, asynchronous, batched
 
 
 class FlipAsync(_Named, BytesBytesCodec):
@@ -122,7 +122,7 @@ class Reverse(ReverseAsync):
         return _reversed(chunk_data)
 
 
-# Subclasses of zarr's codecs that override one method, so that it shows who calls that
+# Subclasses of zarr's codecs that override one method, so that results show whether it is called
 
 
 class ZstdSingle(_Named, ZstdCodec):
@@ -258,7 +258,7 @@ class Failing(WrapperStore[Store]):
 
 
 class Bare(Store):
-    """A store that has what every store must have, and nothing more."""
+    """A store with only the abstract methods."""
 
     supports_writes = True
     supports_deletes = True

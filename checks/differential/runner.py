@@ -1,4 +1,4 @@
-"""Run cases with the zarr of this environment: JSON lines in, JSON lines out."""
+"""Run cases with the zarr of this environment: reads JSON lines, prints JSON lines."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from zarr.core.dtype import VariableLengthBytes
 from zarr.storage import LocalStore
 
 SHOWN = 48
-"""Bytes of data up to which a report shows them; it has a hash of more."""
+"""Longest data, in bytes, that a report contains in full; longer data is hashed."""
 
 
 def main() -> None:
-    """Answer each case with what came of it, until the input ends."""
+    """Answer each case with its results, until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Whatever prints must not answer.
+    os.dup2(2, 1)  # Other output must not be taken for answers.
     warnings.simplefilter("ignore")
     logging.disable()
     foreign.register()
@@ -46,7 +46,7 @@ def main() -> None:
         else:
             try:
                 answer = {"results": run(case, folder, request["side"], request["url"])}
-            except Exception:  # noqa: BLE001, it is the test that is wrong
+            except Exception:  # noqa: BLE001, a bug of the test itself
                 answer = {"results": [], "died": traceback.format_exc()}
         print(json.dumps(answer), file=answers, flush=True)
 
@@ -116,7 +116,7 @@ def data_type(named: Any) -> Any:
 
 
 def values(named: Any, shape: tuple[int, ...], seed: int) -> Any:
-    """Return data: the same for the same type, shape and seed; one value is more frequent."""
+    """Return reproducible data in which one value is frequent."""
     random = np.random.default_rng(seed)
     numbers = np.asarray(random.integers(0, 100, shape) * random.integers(0, 2, shape))
     if named == "str":
@@ -163,11 +163,11 @@ def damage(folder: Path, kind: str, chunk: int, at: float) -> None:
     file.write_bytes(content)
 
 
-# What is done with it
+# The steps
 
 
 def run(case: dict[str, Any], folder: Path, side: str, url: str) -> list[Any]:
-    """Do the steps of a case, and report what each of them gave."""
+    """Run the steps of a case, and report their results."""
     own = folder / side
     own.mkdir()
     settings = {"array.rectilinear_chunks": True, **case["settings"]}
@@ -202,11 +202,11 @@ def run(case: dict[str, Any], folder: Path, side: str, url: str) -> list[Any]:
                     alone = alone or errors_of_chunks(array)
                     result["alone"] = alone
             if step["do"] in ("set", "append", "resize") and "raised" in str(results[-1]):
-                wrote = False  # How much of it was written by then is left open.
+                wrote = False  # How much was written before the error is unspecified.
                 break
         if case["writes"] and wrote:
             attempt(lambda: array[...])
-            # Codecs named gzip write the time along.
+            # gzip stores the time.
             timed = "gzip" in json.dumps(case["array"])
             hashed = (lambda value: "") if timed else _hash
             attempt(lambda: {k: hashed(v) for k, v in sorted(place.contents().items())})
@@ -215,9 +215,9 @@ def run(case: dict[str, Any], folder: Path, side: str, url: str) -> list[Any]:
 
 
 def errors_of_chunks(array: Any) -> list[str]:
-    """Return the exceptions that the chunks of an array raise when each is read by itself.
+    """Return the exceptions that the chunks of an array raise when each is read alone.
 
-    Which of them is raised first, where several are read at once, is a matter of time.
+    If several chunks are read at once, which of these is raised first depends on timing.
     """
     found: set[str] = set()
     for number, place in enumerate(np.ndindex(*array.cdata_shape)):
@@ -265,7 +265,7 @@ def _or_raised(array: Any, chosen: Any) -> Any:
 
 
 def get(array: Any, dtype: Any, step: dict[str, Any]) -> Any:
-    """Read a selection, perhaps into an array that is there already."""
+    """Read a selection, possibly into an existing array."""
     chosen = selection(step["how"], step["selection"], array)
     if step["how"] == "item":
         return array[chosen]
@@ -316,7 +316,7 @@ def put(array: Any, dtype: Any, step: dict[str, Any]) -> None:
 
 
 def _shape_of(here: Any, how: str, chosen: Any) -> Any:
-    """Return the shape of what a selection selects, as NumPy has it; of blocks, some shape."""
+    """Return the shape that NumPy gives a selection; for blocks, any shape."""
     if how == "block":
         return here.shape
     if how != "orthogonal":
@@ -327,7 +327,7 @@ def _shape_of(here: Any, how: str, chosen: Any) -> Any:
 
 
 def selection(how: str, drawn: Any, array: Any) -> Any:
-    """Turn a drawn selection into what zarr takes."""
+    """Convert a selection from JSON to what zarr accepts."""
     if how == "mask":
         random = Random(drawn["seed"])
         count = int(np.prod(array.shape))
@@ -347,7 +347,7 @@ def _part(drawn: Any) -> Any:
     return drawn
 
 
-# What is reported of it
+# The results
 
 
 def raised(error: BaseException) -> dict[str, Any]:
@@ -358,7 +358,7 @@ def raised(error: BaseException) -> dict[str, Any]:
 
 
 def reported(value: Any) -> Any:
-    """Report a result: its type, its form, and its content, or a hash of that."""
+    """Report a result: its type, its layout, and its contents or their hash."""
     if isinstance(value, np.ndarray):
         flags = value.flags
         return {

@@ -1,4 +1,4 @@
-"""Stores of every kind over the same bytes: those of a directory that holds an array."""
+"""Stores of every kind with the same contents: those of a directory that holds an array."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ METADATA = (".zarray", ".zattrs", ".zgroup", "zarr.json")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A store, and what it holds in the end."""
+    """A store, and a function that returns its contents."""
 
     store: Store
     contents: Callable[[], dict[str, bytes]]
@@ -53,7 +53,7 @@ def chunk_keys(folder: Path) -> list[str]:
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
-    """Read all files below a directory, by their key."""
+    """Read all files below a directory, by key."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -69,11 +69,11 @@ def build(described: dict[str, Any], made: Path, own: Path, url: str, *, copy: b
     described : dict
         The `store` of a case.
     made : Path
-        The directory with the bytes. It is not written to.
+        The directory with the array. It is not modified.
     own : Path
-        An empty directory for whatever else the store needs.
+        An empty directory for anything else that the store needs.
     url : str
-        The address that the parent of `made` and `own` is served at.
+        The URL of the parent directory of `made` and `own`.
     copy : bool
         Whether the store will be written to.
 
@@ -206,7 +206,7 @@ def _obstore_memory(made: Path) -> Place:
 
 
 def _references(described: dict[str, Any], made: Path, own: Path, url: str) -> FsspecStore:
-    """Pack the chunks into one file, and refer to them there."""
+    """Pack the chunks into one file, and open it through references."""
     kind: str = described["kind"]
     layout = Random(described["layout"])
     remote = "http" if "http" in kind or ("references" in kind and layout.random() < 0.3) else ""

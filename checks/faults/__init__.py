@@ -1,5 +1,5 @@
-"""What becomes of a read when the server misbehaves: the release of zarr and the fork, side by side.
+"""Fault injection: reads from a server that misbehaves, with the release of zarr and with the fork.
 
-`cells` lists what is tried, `server` misbehaves, `reader` reads in a process of its own, `runner`
-brings these together, `table` writes what came of it. Only public interfaces of zarr are used.
+`cells` lists the combinations, `server` misbehaves, `reader` reads in separate processes, `runner`
+runs both, and `table` writes the outcomes. Only public interfaces of zarr are used.
 """

@@ -1,4 +1,4 @@
-"""Runs the cells that are collected, many at once, before the first of their tests looks."""
+"""Runs all collected cells, many at once, before the first test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from checks.faults import runner, table
 from checks.faults.cells import Cell, quick
 
 FOUND = pytest.StashKey[table.Found]()
-"""What came of the cells."""
+"""The outcomes of the cells."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,8 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--stock-python", type=Path, required=True, help="an interpreter that imports the release"
     )
-    group.addoption("--whole", action="store_true", help="try every cell, not a quick selection")
-    group.addoption("--table", type=Path, help="write what came of every cell to this file")
+    group.addoption(
+        "--whole", action="store_true", help="run every cell instead of a quick selection"
+    )
+    group.addoption(
+        "--table", type=Path, help="run every cell, and write the outcomes to this file"
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -31,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Read, here and not in a fixture: there it would count as the time of one test."""
+    """Run the cells here: in a fixture, their time would count as that of one test."""
     config = session.config
     cells = [cell for item in session.items if (cell := _cell(item))]
     if not cells or config.getoption("collectonly"):

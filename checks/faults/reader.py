@@ -1,8 +1,8 @@
-"""Read cells in the environment that is tried: JSON comes in, a line of JSON goes out for each.
+"""Read cells in the current environment: takes JSON on stdin, prints a line of JSON for each cell.
 
     … | build/env-3.12/bin/python -m checks.faults.reader
 
-With `--write DIRECTORY` it writes the arrays that are read.
+With `--write DIRECTORY`, write the arrays to read instead.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FILL = -1
 _APART = 64 * 1024
 _SESSION = AioSession()
 
-# An array's shape, chunks and shards, and what of it is read, by the kind of read.
+# The shape, chunks and shards of each array; then the array and the selection of each kind of read.
 _CHUNKS: Any = ((16, 256), (1, 256), None)
 _MANY_CHUNKS: Any = ((256, 16), (1, 16), None)
 _SHARDS: Any = ((4, 512), (1, 64), (1, 512))
@@ -61,15 +61,15 @@ _READ: dict[str, tuple[str, Any]] = {
 
 
 def expected(name: str) -> np.ndarray[Any, Any]:
-    """The contents of an array, in which the fill value does not occur."""
+    """The contents of an array. The fill value does not occur in them."""
     shape = _ARRAYS[name][0]
     return np.arange(np.prod(shape), dtype="int32").reshape(shape)
 
 
 def write(folder: Path) -> None:
-    """Write the arrays, and for references the chunks of an array in one file."""
+    """Write the arrays, and files with all the chunks of an array for references."""
     for name, (shape, chunks, shards) in _ARRAYS.items():
-        # Without a compressor no codec notices what a store should have noticed.
+        # Without a compressor: no codec may notice what the store should notice.
         array = zarr.create_array(
             folder / BUCKET / name, shape=shape, chunks=chunks, shards=shards, dtype="int32",
             fill_value=FILL, compressors=None,
@@ -134,13 +134,13 @@ def _file_system(cell: Cell, url: str) -> Any:
             timeout = ClientTimeout(total=total, sock_read=cell.patience)
             return fsspec.filesystem("http", client_kwargs={"timeout": timeout}, **options)
         case _:
-            # s3fs tries again itself.
+            # s3fs retries by itself, so botocore must not.
             config = {"read_timeout": cell.patience, "retries": {"max_attempts": 0}}
             system = fsspec.filesystem(
                 "s3", anon=True, endpoint_url=url, config_kwargs=config, session=_SESSION,
                 **options,
             )  # fmt: skip
-            system.retries = 2  # twice, as it calls one loop of attempts in another
+            system.retries = 2  # s3fs runs one retry loop inside another
             return system
 
 
@@ -158,14 +158,14 @@ def _obstore(cell: Cell) -> dict[str, Any]:
 
 
 def read(cell: Cell, url: str, *, arm: bool) -> Outcome:
-    """Open an array, let the server misbehave, and read."""
+    """Open an array, make the server misbehave, and read."""
     name, selection = _READ[cell.read]
     array = zarr.open_array(open_store(cell, url), mode="r")
     if arm:
         urllib.request.urlopen(f"{url}/{ARM_PATH}").close()
     try:
         found = array[selection]
-    except BaseException as error:  # noqa: BLE001, a `CancelledError` too
+    except BaseException as error:  # noqa: BLE001, including `CancelledError`
         return Outcome("error", _name(error), str(error)[:200])
     if np.array_equal(found, expected(name)[selection]):
         return Outcome("data")
@@ -180,8 +180,8 @@ def _name(error: BaseException) -> str:
 
 
 def read_all(tasks: list[dict[str, Any]], at_once: int) -> None:
-    """Read cells, each in a fork of this process, and print what came of them as it comes."""
-    processes = multiprocessing.get_context("fork")  # nothing is imported twice, no thread runs yet
+    """Read cells, each in a fork of this process, and print the outcomes as they arrive."""
+    processes = multiprocessing.get_context("fork")  # imports happen once; no thread runs yet
     running: dict[Connection, tuple[Cell, Any, float]] = {}
     while tasks or running:
         while tasks and len(running) < at_once:
@@ -206,9 +206,9 @@ def read_all(tasks: list[dict[str, Any]], at_once: int) -> None:
 
 
 def _send(sender: Connection, task: dict[str, Any]) -> None:
-    """Read a cell in a process that may be killed."""
+    """Read a cell, and wait to be killed."""
     sender.send(read(Cell(*task["cell"]), task["url"], arm=task["arm"]))
-    time.sleep(TIME_LIMIT)  # this process is not to end in a way of its own
+    time.sleep(TIME_LIMIT)  # the parent kills this process: no cleanup may affect the outcome
 
 
 if __name__ == "__main__":

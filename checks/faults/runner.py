@@ -1,4 +1,4 @@
-"""Run cells on the release and on the fork, each in processes of its own."""
+"""Run cells with the release and with the fork, in separate processes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 _BATCH = 100
-"""For how many cells there are servers at one time, so that sockets do not run out."""
+"""Cells that have servers at the same time, so that sockets do not run out."""
 
 
 class Bench:
-    """What the cells are tried on.
+    """The arrays, servers and interpreters that the cells run with.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Bench:
         self._objects: dict[str, bytes] = {}
 
     async def run(self, cells: Iterable[Cell]) -> dict[Cell, dict[str, Outcome]]:
-        """Return what came of each cell on each side."""
+        """Return the outcomes of each cell on both sides."""
         await self._call("stock", ["--write", str(self._folder)])
         for file in self._folder.rglob("*"):
             if file.is_file():
@@ -68,7 +68,7 @@ class Bench:
         return {Cell(*cell): Outcome(*outcome) for cell, outcome in map(json.loads, lines)}
 
     async def _call(self, side: str, arguments: list[str], text: str = "") -> list[str]:
-        """Run the reader to its end, and return the lines that it prints."""
+        """Run the reader, and return the lines that it prints."""
         process = await asyncio.create_subprocess_exec(
             self._pythons[side], "-W", "ignore", "-m", "checks.faults.reader", *arguments,
             cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -113,14 +113,14 @@ def run(
     Parameters
     ----------
     cells : iterable of Cell
-        What to try.
+        The cells to run.
     stock, fork : Path
         The interpreters that import the release and the fork.
 
     Returns
     -------
     mapping
-        By cell, what came of it, by `stock` and `fork`.
+        For each cell, its outcomes by `stock` and `fork`.
     """
     with tempfile.TemporaryDirectory() as folder:
         return asyncio.run(Bench(Path(folder), stock, fork).run(cells))

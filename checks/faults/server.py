@@ -1,7 +1,7 @@
-"""A server on the loopback interface that misbehaves on purpose.
+"""A local server that misbehaves on purpose.
 
-It serves objects by path with byte ranges, for clients of HTTP and, errors included, of S3. It
-writes every byte itself: no library for servers announces what it does not send.
+It serves objects by path with byte ranges, to HTTP clients and, with S3's error documents, to S3
+clients. It writes every byte itself: server libraries refuse to send wrong headers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FaultyServer:
     objects : mapping of str to bytes
         The objects by path.
     cell : Cell
-        Its fault, how often that happens, and what it happens to.
+        The fault, how often it occurs, and which requests it affects.
     """
 
     def __init__(self, objects: Mapping[str, bytes], cell: Cell) -> None:
@@ -86,7 +86,7 @@ class FaultyServer:
                 finally:
                     self._serving -= 1
         except (asyncio.IncompleteReadError, OSError):
-            pass  # the client is gone
+            pass  # the client has disconnected
         finally:
             del self._connections[writer]
             writer.close()
@@ -156,7 +156,7 @@ class FaultyServer:
             case "reset-late":
                 writer.write(head(len(body)))
                 await writer.drain()
-                await asyncio.sleep(_LATENCY)  # or the headers are lost with the connection
+                await asyncio.sleep(_LATENCY)  # otherwise the reset discards the headers
                 _reset(writer)
             case "cut":
                 writer.write(head(len(body)) + body[:half])
@@ -178,7 +178,7 @@ class FaultyServer:
 
 
 def _span(asked: str | None, size: int) -> Span | None:
-    """The bytes that a Range header asks for; `None` for all of them."""
+    """The bytes that a Range header requests; `None` for all of them."""
     if asked is None:
         return None
     start, _, last = asked.removeprefix("bytes=").partition("-")
@@ -202,14 +202,14 @@ def _head(status: int, length: int, span: Span | None = None, size: int = 0) -> 
 
 
 def _refusal(status: int) -> bytes:
-    """An answer without data, as S3 words it; for a client of plain HTTP the status is enough."""
+    """An error response with S3's error document; plain HTTP clients look only at the status."""
     code = _S3_CODES.get(status, HTTPStatus(status).phrase.replace(" ", ""))
     body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
     return _head(status, len(body)) + body
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Drop a connection in such a way that the client is told of a reset."""
+    """Close a connection with a reset (RST)."""
     connection = writer.get_extra_info("socket")
     if connection is not None and not writer.is_closing():
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,4 +1,4 @@
-"""The fork reads the right data or raises what the release raises, and does not hang."""
+"""The fork reads the correct data or raises what the release raises, and does not hang."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from checks.faults.cells import FAULTS, Cell, Outcome, all_cells, fault_in
 from checks.faults.conftest import FOUND
 
-_TOO_MANY = "more requests at once than the release makes, and none tried again within its number"
-_CUT = "the whole object in place of a part is cut as if it were that part, as on the release"
+_TOO_MANY = "the fork makes more requests at once than the release, and does not retry with fewer"
+_CUT = "the whole object is taken for the requested range, as on the release"
 EXPECTED_TO_FAIL = {
     "http-inner-whole-*": _CUT,
     "s3-inner-whole-*": _CUT,
@@ -18,11 +18,11 @@ EXPECTED_TO_FAIL = {
     "obstore-100-*-beyond-16-*": _TOO_MANY,
     "*-256-chunks-http.server-*": _TOO_MANY,
 }
-"""What the fork does wrong today, by cell, with the reason."""
+"""Known faults of the fork: patterns of cells, with the reason."""
 
 
 def _parameter(cell: Cell) -> object:
-    # How many requests meet at a limited server is a matter of luck: fewer do on a busy machine.
+    # How many requests reach a limited server at once depends on timing: fewer on a busy machine.
     marks = [
         pytest.mark.xfail(reason=reason, strict=not cell.limited)
         for pattern, reason in EXPECTED_TO_FAIL.items()
@@ -42,7 +42,7 @@ DATA, FILL, WRONG, HANG = Outcome("data"), Outcome("fill"), Outcome("wrong"), Ou
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_counts_as_a_fault(fault: str) -> None:
-    """Whatever the release does, nothing but its error or the right data will do."""
+    """Whatever the release does, only its error or the correct data is accepted."""
     cell = Cell("http", "chunks", fault)
     error, other = Outcome("error", "OSError"), Outcome("error", "KeyError")
     for stock in (DATA, FILL, WRONG, HANG, error):

@@ -1,9 +1,9 @@
-"""Icechunk's store, held to the tests that every store inherits.
+"""The tests of `StoreTests` for Icechunk's store.
 
-Icechunk overrides most of them in its own suite, as its store accepts only keys of a hierarchy: the metadata of
-nodes, and chunks within the grid of an array that exists. Here nothing is overridden that a store has to get right,
-so that a run on zarr's release shows which tests ask for more than such a store can do, and a run on the fork shows
-which tests the fork adds to these. `checks/third_parties.py` compares the two.
+Icechunk overrides most of them in its own suite, because its store accepts only keys of a hierarchy: the metadata of
+nodes, and chunks within the grid of an existing array. No test is overridden here, so that a run on zarr's release
+shows which tests demand more than such a store can do, and a run on the fork shows which tests the fork adds to
+these. `checks/third_parties.py` compares the two.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ type Command = Callable[[Project, argparse.Namespace], None]
 
 
 def merge(project: Project, options: argparse.Namespace) -> None:
-    """Merge the overlay into the release and write the whole package, telling what changed."""
+    """Merge the overlay into the release, write the whole package, and print what changed."""
     found = project.release(options.upstream)
     into = options.into or project.merged
     changed = tree.materialise(project.plan(found), found.root, into)
@@ -23,7 +23,7 @@ def merge(project: Project, options: argparse.Namespace) -> None:
 
 
 def show(project: Project, options: argparse.Namespace) -> None:
-    """List what the overlay opens, replaces and adds, file by file."""
+    """List what the overlay adds and replaces, file by file."""
     for plan in project.plans(project.release(options.upstream), lay_out=False):
         for path, part in sorted(plan.parts.items(), key=lambda item: (item[1].new, item[0])):
             if part.new:
@@ -39,7 +39,7 @@ def _row(change: Change) -> str:
 
 
 def write_lock(project: Project, options: argparse.Namespace) -> None:
-    """Rewrite overlay.lock against the pinned release, telling which entries changed."""
+    """Rewrite overlay.lock for the pinned release, and print which entries changed."""
     try:
         old = lock.load(project.lock_file)
     except OverlayError:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     """Run the command line for a checkout of the fork, and return 1 when the overlay cannot be merged."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.overlay",
-        description="Merge what the fork adds and replaces into the release of zarr that it is pinned to.",
+        description="Merge the additions and replacements of the fork into the pinned release of zarr.",
     )
     commands = parser.add_subparsers(metavar="command", required=True)
     for name, command in _COMMANDS.items():
@@ -76,10 +76,12 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
             "--upstream",
             type=Path,
             metavar="PATH",
-            help="a wheel, an sdist or a source folder of zarr; the pinned wheel if left out",
+            help="a wheel, an sdist or a source folder of zarr (default: the pinned wheel)",
         )
         if name == "merge":
-            sub.add_argument("--into", type=Path, metavar="DIR", help="a folder; or build/merged")
+            sub.add_argument(
+                "--into", type=Path, metavar="DIR", help="a folder (default: build/merged)"
+            )
     options = parser.parse_args(arguments)
     try:
         options.command(Project(root), options)

@@ -73,7 +73,7 @@ def within(folder: str, names: Iterable[str]) -> set[str]:
 
 
 def verify(plan: Plan, lock: Lock) -> Iterator[Problem]:
-    """Yield a problem for each definition that drifted, is gone from upstream, or stands on one side only."""
+    """Yield a problem for each definition that drifted, is gone from upstream, or is on one side only."""
     replaced, kept, added = plan.replaced(), plan.definitions("keeps"), plan.definitions("adds")
     for name in sorted(within(plan.folder, lock.opened) - plan.opened() - kept):
         if name in added or name in plan.parts:

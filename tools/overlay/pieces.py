@@ -84,7 +84,7 @@ def module(text: str) -> Scope:
 
 
 def members(piece: Piece) -> Scope:
-    """Take the body of a class apart; one that stands on the line of the class has no pieces."""
+    """Split the body of a class into pieces; a body on the line of the class has none."""
     node = piece.class_
     start = _header_end(piece)
     if node is None or node.body[0].lineno <= start:

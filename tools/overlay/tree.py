@@ -98,7 +98,7 @@ def plan(
 
 
 def laid_out(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Let ruff lay out the modules that were put together."""
+    """Format the merged modules with ruff."""
     texts = {path: part.content.decode() for path, part in parts.items() if part.composed}
     texts = tidy(texts)
     return {

@@ -82,7 +82,7 @@ def fetch(version: str, kind: Kind, into: Path, *, sha256: str | None = None) ->
             said = str(error)
         if not archive.exists():
             what = f"cannot be downloaded with pip: {said}"
-            remedy = "see to it that pip reaches the registry, or pass --upstream"
+            remedy = "check that pip can reach the registry, or pass --upstream"
             raise OverlayError([Problem(name, what, remedy)])
     if sha256 and digest(archive) != sha256:
         what = f"hashes to {digest(archive)}, but overlay.lock says {sha256}"

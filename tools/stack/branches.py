@@ -34,7 +34,7 @@ class Made:
 
     manifest: Manifest
     base: str
-    """The commit that the first series stands on."""
+    """The commit that the first series is based on."""
     branches: tuple[Branch, ...]
     """In the order of the manifest."""
     whole: str

@@ -62,9 +62,9 @@ def _of(series: Series, made: Made) -> list[Branch]:
 
 
 def _mentions(stack: Stack, made: Made) -> Iterator[Problem]:
-    """Find what a branch says of names that only branches bring that it does not stand on.
+    """Find text on a branch that mentions names which only branches outside its base define.
 
-    Where such a name is used a linter finds it. A comment, a docstring and a sentence can mention it too.
+    A linter finds uses of such names in code, but not in comments, docstrings and documentation.
     """
     brought: dict[str, int] = {}
     for leaf, owner in stack.owners.items():

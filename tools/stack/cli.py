@@ -30,7 +30,7 @@ def show(project: Project, options: argparse.Namespace) -> None:
 
 
 def check(project: Project, options: argparse.Namespace) -> None:
-    """See to it that all the fork has belongs to one pull request, and that each is small and stands alone."""
+    """Check that everything belongs to one pull request, and that each is small and self-contained."""
     checkout, made = _made(project, options)
     print("\n".join(checks.table(made, checkout)))
     with checkout.files(made.base) as folder:
@@ -38,9 +38,9 @@ def check(project: Project, options: argparse.Namespace) -> None:
 
 
 def build(project: Project, options: argparse.Namespace) -> None:
-    """Make the branches on a checkout of zarr-python: one commit each, on top of those that it needs."""
+    """Create the branches in a clone of zarr-python: one commit each, on top of those that it needs."""
     checkout, made = _made(project, options)
-    # A checkout that was made here has no branches but those.
+    # A checkout that was made here has no other branches.
     branches.build(checkout, made, force=options.force or options.checkout is None)
     rows = [(branch.name, branch.commit) for branch in made.branches]
     print("\n".join([f"in {checkout.path}:", *checks.aligned(rows)]))
@@ -55,7 +55,7 @@ def export(project: Project, options: argparse.Namespace) -> None:
 
 
 def verify(project: Project, options: argparse.Namespace) -> int:
-    """Try each branch by itself: installed from source, linted and tested as upstream does it."""
+    """Verify each branch separately: install it from source, lint and test it as upstream does."""
     manifest = load(project.root / NAME)
     numbers = [manifest.number(name) for name in options.branch or ()]
     names = [manifest.pull_requests[number].branch for number in numbers]
@@ -69,7 +69,7 @@ def verify(project: Project, options: argparse.Namespace) -> int:
 
 
 def rebase(project: Project, options: argparse.Namespace) -> int:
-    """Tell what another release means for the overlay; with --accept, pin the fork to it."""
+    """Report what has to change in the overlay for another release; with --accept, pin that release."""
     version = options.version
     old = suite.unpacked(project)
     sdist = upstream.fetch(version, "sdist", project.downloads)
@@ -87,7 +87,7 @@ def rebase(project: Project, options: argparse.Namespace) -> int:
 
 
 def _made(project: Project, options: argparse.Namespace) -> tuple[Repository, Made]:
-    """Make the commits on the checkout that is meant."""
+    """Make the commits in the selected checkout."""
     version = options.release or project.pinned
     if options.checkout is None:
         checkout = repository.of_release(project, version, project.root / "build" / "stack")
@@ -117,12 +117,12 @@ def _number(text: str) -> tuple[str, int]:
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--checkout": {
         "type": Path,
-        "help": "a clone of zarr-python; one is made of the release if left out",
+        "help": "a clone of zarr-python (default: one made from the release)",
     },
-    "--release": {"help": "another release than the pinned one"},
-    "--base": {"help": "the commit to start from; the release's tag if left out"},
-    "--author": {"help": "`Name <name@example.org>`; git's user if left out"},
-    "--date": {"help": "the date of the commits; that of the base if left out"},
+    "--release": {"help": "the release to use (default: the pinned one)"},
+    "--base": {"help": "the commit to start from (default: the release's tag)"},
+    "--author": {"help": "`Name <name@example.org>` (default: git's user)"},
+    "--date": {"help": "the date of the commits (default: that of the base)"},
     "--number": {
         "type": _number,
         "action": "append",
@@ -133,16 +133,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--first-number": {
         "type": int,
         "default": FIRST_NUMBER,
-        "help": f"the first pull request's, from which the others count; {FIRST_NUMBER} if left out",
+        "help": f"the number of the first pull request; the others follow it (default: {FIRST_NUMBER})",
     },
-    "--force": {"action": "store_true", "help": "replace branches, or patches, that are there"},
-    "--into": {"type": Path, "help": "a folder for the patches; build/stack/patches if left out"},
-    "--branch": {"action": "append", "help": "verify this branch alone; may be repeated"},
-    "--suite": {"action": "store_true", "help": "run upstream's suite on all series together too"},
-    "version": {"help": "the release, 3.5.0"},
+    "--force": {"action": "store_true", "help": "replace existing branches or patches"},
+    "--into": {"type": Path, "help": "a folder for the patches (default: build/stack/patches)"},
+    "--branch": {"action": "append", "help": "verify only this branch; may be repeated"},
+    "--suite": {"action": "store_true", "help": "also run upstream's suite on all series together"},
+    "version": {"help": "the release, such as 3.5.0"},
     "--accept": {
         "action": "store_true",
-        "help": "pin the fork to it, if all applies or has drifted",
+        "help": "pin the fork to it, if everything applies or has only drifted",
     },
 }
 _BASE = ("--checkout", "--release", "--base")
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     """Run the command line for a checkout of the fork, and return 1 when something is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.stack",
-        description="Cut the overlay into pull requests, as stack.toml says, and make branches of them.",
+        description="Split the overlay into the pull requests of stack.toml, and create their branches.",
     )
     commands = parser.add_subparsers(metavar="command", required=True)
     for name, (command, extras) in _COMMANDS.items():

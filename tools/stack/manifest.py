@@ -14,7 +14,7 @@ WIDTH = 72
 """How long a title may be, and a line of the text."""
 HEADINGS = ("## Summary", "## For reviewers")
 """The headings of upstream's template that the text has, in this order. The template's others, `## Author
-attestation` and `## TODO`, are the same for every pull request: they belong into `closing`."""
+attestation` and `## TODO`, are the same for every pull request: they belong in `closing`."""
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9_-])*")
 _TITLE = re.compile(
@@ -32,7 +32,7 @@ class StackError(OverlayError):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Pull requests on top of each other. The first series stands on upstream, the others on the first."""
+    """Stacked pull requests. The first series is based on upstream, the others on the first."""
 
     name: str
     most_added_in_src: int
@@ -126,7 +126,7 @@ class Manifest:
         raise StackError([Problem(NAME, f"`{branch}` names {what}", f"name one of {names}")])
 
     def below(self, number: int) -> tuple[int, ...]:
-        """Return the indexes of the pull requests that one stands on, the nearest last."""
+        """Return the indexes of the pull requests that one is based on, the nearest last."""
         series = (self.series[0].name, self.pull_requests[number].series)
         return tuple(n for n in range(number) if self.pull_requests[n].series in series)
 

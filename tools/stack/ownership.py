@@ -156,10 +156,10 @@ def _too_early(manifest: Manifest, owners: Mapping[Leaf, int]) -> Iterator[Probl
 def forms(
     above: Path, manifest: Manifest, owners: Mapping[Leaf, int]
 ) -> dict[tuple[int, str], str]:
-    """Read the definitions that a branch has in another form than the one that brings the overlay's.
+    """Read the earlier versions of definitions, which a later branch replaces with the overlay's version.
 
-    They lie in a folder for each such branch, in modules at their paths, and come back by the index of the
-    pull request and the path. A later pull request must have each of them.
+    Each such branch has a folder with modules at their paths. The result is keyed by the index of the pull
+    request and the path. A later pull request must have each of the definitions.
     """
     by_name = {(leaf.path, leaf.name): owner for leaf, owner in owners.items()}
     found: dict[tuple[int, str], str] = {}

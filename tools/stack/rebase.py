@@ -77,7 +77,7 @@ def compare(stack: Stack, new: Path, version: str) -> Report:
                 diff = _diff(old / prefix / path, new / prefix / path, name)
                 what = f"upstream's is {drifted[problem.where]}"
                 found.append(Finding(prefix + path, name, what, accepted=True, diff=diff))
-            # Markers lie idle only in a class that is gone, or behind an anchor that is: both are told.
+            # Markers are unused only if their class or their anchor is gone, which is reported anyway.
             elif "directs nothing" not in problem.what:
                 found.append(Finding(prefix + path, name, problem.what))
     for path in files:

@@ -1,4 +1,4 @@
-"""Trying each branch by itself, as upstream's reviewers and its CI would."""
+"""Verify each branch separately, as upstream's reviewers and its CI would."""
 
 import platform
 import re
@@ -38,7 +38,7 @@ LINTERS: dict[str, tuple[str, ...]] = {
 }
 """What upstream runs over the files that a branch touches, with upstream's settings."""
 SCRIPTS = ("check_changelog_entries.py", "check_documented_exports.py", "lint_docs.py")
-"""Upstream's own checks, which lie in `ci/`."""
+"""Upstream's own checks, in `ci/`."""
 
 type Findings = Counter[str]
 """What a linter said, without line numbers, and how often."""
@@ -174,7 +174,7 @@ class Verification:
                 verdict.wrong += self._run(name, script, [path])
 
     def _apply(self, branch: Branch, name: str) -> list[str]:
-        """Apply the patch to what the branch stands on, and compare what comes of it."""
+        """Apply the patch to the base of the branch, and compare the result."""
         patch = self.reports / f"{name}.patch"
         shown = ("format-patch", "--stdout", "--binary", "--full-index", "--no-renames", "-1")
         patch.write_bytes(self.repository.git(*shown, branch.commit).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""An object array without dimensions that is assigned to an element is taken for its value."""
+"""Assigning a zero-dimensional object array to an element assigns its value."""
 
 from __future__ import annotations
 
