@@ -37,7 +37,7 @@ def differential(trial: Trial, report: Report) -> None:
     compared = comparison.tally.compared
     report.counts = Counts(passed=compared - failed, failed=failed)
     if failed or not compared:
-        report.fail(f"the fork and the release disagree on {failed} of {compared:,} cases")
+        report.fail(f"{failed} disagreements in {compared:,} cases")
 
 
 def following(trial: Trial, report: Report) -> None:

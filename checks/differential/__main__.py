@@ -21,7 +21,8 @@ def main() -> int:
     options = parser.parse_args()
     interpreters = {"stock": options.stock, "fork": options.fork}
     with Comparison(interpreters, BUILD / "differential") as comparison:
-        return bool(compare(comparison, options.cases, options.seed, options.example))
+        failed = compare(comparison, options.cases, options.seed, options.example)
+        return bool(failed or not comparison.tally.compared)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,14 @@ def run(case: dict[str, Any], folder: Path, side: str, url: str) -> list[Any]:
 
         def opened() -> None:
             nonlocal array
-            array = zarr.open_array(place.store, path=case["array"]["name"], mode=mode)
+            # References in Parquet cannot be asked for `zarr.json`, so the format has to be known.
+            of_parquet = case["store"]["kind"] == "references-parquet"
+            array = zarr.open_array(
+                place.store,
+                path=case["array"]["name"],
+                mode=mode,
+                zarr_format=case["array"]["zarr_format"] if of_parquet else None,
+            )
 
         attempt(opened)
         wrote = True
