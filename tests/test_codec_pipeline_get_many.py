@@ -1142,6 +1142,18 @@ async def test_a_thread_decodes_many_chunks(
     assert hops < 20
 
 
+async def test_a_thread_that_ran_out_of_work_decodes_again(threads: MakeReader, work: Work) -> None:
+    store = ChunkStore(2, closed=[1])
+    with config.set({"threading.max_workers": 1, "codec_pipeline.max_workers": 1}):
+        reader = threads(store, 2)
+        task = reader.start()
+        # Left are this task, the read, and its fetch of the second chunk.
+        await until(lambda: work.decoded == [0] and len(asyncio.all_tasks()) == 3)
+        store.let(1)
+        await task
+    assert reader.values == [0, 1]
+
+
 async def test_one_small_chunk_is_decoded_in_the_event_loop(
     threads: MakeReader, work: Work
 ) -> None:
