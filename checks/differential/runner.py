@@ -280,7 +280,8 @@ def get(array: Any, dtype: Any, step: dict[str, Any]) -> Any:
     fields = {"fields": step["fields"]} if "fields" in step else {}
     if "out" not in step:
         return read(chosen, **fields)
-    shown = np.asarray(read(chosen, **fields))
+    # An element of an array of objects is an object too.
+    shown = np.asarray(read(chosen, **fields), dtype=object if array.dtype == object else None)
     out = output(shown, dtype, **step["out"])
     returned = read(chosen, out=NDBuffer.from_ndarray_like(out), **fields)
     return [reported(out), reported(returned)]
