@@ -22,6 +22,7 @@ SECTIONS = {
     "tools": "the tests of tools/, bench/ and checks/",
     "faults": "reads from a failing server, compared with the release; --whole runs all cells",
     "differential": "random reads and writes, compared with the release",
+    "next": "the tests of the next form of the read path, in next/",
     "upstream": "upstream's suite on the installed fork, compared with the release",
     "docs": "the examples in upstream's documentation and docstrings",
     "stack": "the branches for upstream: built on two releases, each installed and tested alone",

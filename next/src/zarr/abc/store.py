@@ -1,0 +1,131 @@
+"""`Store.get_many`: everything that a read needs, requested from the store in one call."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from functools import wraps
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from typing import Any
+
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+
+class Store:
+    # overlay: after _get_many
+    async def get_many(
+        self,
+        requests: Sequence[str | tuple[str, ByteRequest | None]],
+        *,
+        prototype: BufferPrototype,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        """Read many values, or byte ranges of values, of many keys.
+
+        The default calls `get` for each request, at most `async.concurrency` at a time. Stores
+        whose backend can batch or merge requests should override it.
+
+        Parameters
+        ----------
+        requests
+            Keys, or `(key, byte_range)` pairs. A `byte_range` of `None` means the whole value,
+            as does a key by itself. A key may occur several times.
+        prototype
+            Buffer prototype of the values.
+
+        Yields
+        ------
+        Sequence[tuple[int, Buffer | None]]
+            `(index, value)` pairs in completion order, in groups of any size. Each index into
+            `requests` is reported once. `None` means that the key does not exist.
+
+        Raises
+        ------
+        TypeError
+            If a request is neither a key nor a pair.
+        Exception
+            If a request fails, whatever `get` would have raised. Failures are never reported as
+            `None`, and neither is a value that is shorter than the requested range of the object.
+
+        Notes
+        -----
+        Requests are started lazily and their number in flight is limited, so a slow consumer holds
+        the store back. When the iteration fails, is cancelled, or is closed early
+        (`contextlib.aclosing`), the requests in flight are cancelled and awaited first.
+
+        An override in the class that defines `get` should be decorated with
+        `zarr.abc.store.paired_with(get)`, so that a subclass that overrides only `get` is read
+        through its `get`.
+        """
+        # Local imports: these modules import symbols from this one.
+        from zarr.core._adaptive_limit import fetch_as_completed
+
+        async def fetch(
+            index: int, key: str, byte_range: ByteRequest | None
+        ) -> Sequence[tuple[int, Buffer | None]]:
+            return ((index, await self.get(key, prototype=prototype, byte_range=byte_range)),)
+
+        numbered = numbered_requests(requests)
+        async with aclosing(
+            fetch_as_completed(self._read_backend(), numbered, fetch, group_nbytes)
+        ) as groups:
+            async for group in groups:
+                yield group
+
+    def _read_backend(self) -> object | None:
+        """Return the object that this store reads from, if its reads may share an adaptive limit."""
+        return None
+
+
+# overlay: after Store
+def paired_with[F: Callable[..., Any]](get: Callable[..., Any]) -> Callable[[F], F]:
+    """Decorate the `get_many` of a store that defines it next to its own `get`.
+
+    The decorated method is used only while `get` is the `get` of the store: if a subclass, an
+    instance or a later assignment replaces `get`, `Store.get_many` reads through the replacement.
+
+    Parameters
+    ----------
+    get
+        The `get` of the same class.
+    """
+
+    def decorate(get_many: F) -> F:
+        @wraps(get_many)
+        def checked(self: Store, *args: Any, **kwargs: Any) -> Any:
+            is_paired = getattr(self.get, "__func__", None) is get
+            return (get_many if is_paired else Store.get_many)(self, *args, **kwargs)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
+
+
+# overlay: after paired_with
+def numbered_requests(
+    requests: Sequence[str | tuple[str, ByteRequest | None]],
+) -> Iterator[tuple[int, str, ByteRequest | None]]:
+    """Yield `(index, key, byte_range)` for each request of a `Store.get_many`.
+
+    Raises
+    ------
+    TypeError
+        If `requests` is a single key, or a request is neither a key nor a pair.
+    """
+    if isinstance(requests, str):
+        raise TypeError(f"Expected a sequence of requests, got the key {requests!r}.")
+    for index, request in enumerate(requests):
+        match request:
+            case str():
+                yield index, request, None
+            case (str(key), byte_range):
+                yield index, key, byte_range
+            case _:
+                raise TypeError(f"Expected a key or a (key, byte_range) pair, got {request!r}.")
+
+
+# overlay: after numbered_requests
+def group_nbytes(group: Sequence[tuple[int, Buffer | None]]) -> int:
+    """Return how many bytes the values of a group have."""
+    return sum(len(value) for _, value in group if value is not None)

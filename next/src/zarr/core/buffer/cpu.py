@@ -1,0 +1,12 @@
+"""Assigning a zero-dimensional object array to an element assigns its value."""
+
+from __future__ import annotations
+
+
+class NDBuffer:
+    def __setitem__(self, key: Any, value: Any) -> None:
+        data = value._data if isinstance(value, NDBuffer) else value
+        if isinstance(data, np.ndarray) and data.dtype == object and data.ndim == 0:
+            # NumPy would store the array itself as an element.
+            data = data[()] if isinstance(data[()], bytes | str) else data
+        self._data.__setitem__(key, data)

@@ -1,0 +1,274 @@
+"""`FsspecStore.get_many`: nearby byte ranges of one object are read as one."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from itertools import batched
+from numbers import Integral
+from typing import TYPE_CHECKING, NamedTuple
+
+from zarr.abc.store import group_nbytes, numbered_requests, paired_with
+from zarr.core._adaptive_limit import fetch_as_completed, limit_of
+from zarr.core._coalesce import coalesce_ranges
+from zarr.core.config import config
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+MAX_GAP = 32 << 10
+"""Widest gap between two ranges that are read as one, in bytes: what a link of 1.6 MB/s transfers
+during a round trip of 20 ms. The `max_gap` of a reference file system takes precedence."""
+
+MAX_MERGED = 2 << 20
+"""Size limit of a merged read, in bytes. Ten merged reads side by side take less than the 300 s that
+aiohttp allows for a request by default, even at 120 kB/s."""
+
+REQUESTS_PER_PLAN = 4096
+"""How many requests are considered together for merging."""
+
+
+type _Request = tuple[int, str, ByteRequest | None]
+"""The index of a request, its key, and its byte range."""
+
+
+class _Part(NamedTuple):
+    """Where the bytes of a request are: `path[start:end]` in the filesystem `fs`."""
+
+    fs: AsyncFileSystem
+    path: str
+    start: int
+    end: int
+    request: _Request
+
+
+class _MergedRead(NamedTuple):
+    """A byte range of an object, and the requests that it serves."""
+
+    fs: AsyncFileSystem
+    path: str
+    start: int
+    end: int
+    parts: list[_Part]
+
+
+class FsspecStore:
+    # overlay: after get
+    @paired_with(get)
+    async def get_many(
+        self,
+        requests: Sequence[str | tuple[str, ByteRequest | None]],
+        *,
+        prototype: BufferPrototype,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        """Read many values, or byte ranges of values, of many keys.
+
+        Byte ranges of one object that are close together are read as one. Keys that a reference
+        file system maps to byte ranges of one file count as such. All other requests are passed
+        to `get`, as are those for which a merged read did not return the expected bytes.
+
+        See `Store.get_many` for the parameters, what is yielded, and the errors.
+        """
+        if not self._is_open:
+            await self._open()
+        concurrency = config.get("async.concurrency")
+        backend = self._read_backend()
+        unserved: list[_Part] = []
+
+        async def fetch(
+            request: _Request, part: _Part | None = None
+        ) -> Sequence[tuple[int, Buffer | None]]:
+            index, key, byte_range = request
+            value = await self.get(key, prototype=prototype, byte_range=byte_range)
+            if part is not None and value is not None and len(value) != part.end - part.start:
+                await _check_length(part, len(value))
+            return ((index, value),)
+
+        async def read(*reads: _MergedRead) -> Sequence[tuple[int, Buffer | None]]:
+            served: list[tuple[int, Buffer | None]] = []
+            try:
+                found = await _read_ranges(reads)
+            except Exception:  # noqa: BLE001 -- the requests are passed to `get`, which raises
+                found = [memoryview(b"")] * len(reads)
+                if concurrency is not None and limit_of(backend).extra(concurrency):
+                    limit_of(backend).failed()
+            for merged, data in zip(reads, found, strict=True):
+                for part in merged.parts:
+                    value = bytes(data[part.start - merged.start : part.end - merged.start])
+                    if len(value) == part.end - part.start:
+                        served.append((part.request[0], prototype.buffer.from_bytes(value)))
+                    else:
+                        unserved.append(part)
+            return served
+
+        def calls() -> Iterator[tuple[Any, ...]]:
+            for window in batched(numbered_requests(requests), REQUESTS_PER_PLAN):
+                parts: list[_Part] = []
+                for request in window:
+                    _, key, byte_range = request
+                    if at := _locate(self.fs, _dereference_path(self.path, key), byte_range):
+                        parts.append(_Part(*at, request))
+                    else:
+                        yield fetch, request
+                for reads in _calls(_merge(parts, *_limits(self.fs))):
+                    if len(reads) == len(reads[0].parts) == 1:
+                        yield fetch, reads[0].parts[0].request, reads[0].parts[0]
+                    else:
+                        yield read, *reads
+
+        for within, items in (
+            (backend, calls()),
+            (None, ((fetch, part.request, part) for part in unserved)),
+        ):
+            async with aclosing(fetch_as_completed(within, items, _await, group_nbytes)) as groups:
+                async for group in groups:
+                    if group:
+                        yield group
+
+    def _read_backend(self) -> object:
+        from fsspec import AbstractFileSystem
+
+        fs = self.fs
+        while True:
+            # Of a directory, references or a cache. References may have several filesystems.
+            inner = getattr(fs, "fs", next(iter(getattr(fs, "fss", {}).values()), None))
+            if not isinstance(inner, AbstractFileSystem):
+                return fs
+            fs = inner
+
+
+# overlay: after FsspecStore
+async def _await[V](func: Callable[..., Awaitable[V]], *args: Any) -> V:
+    return await func(*args)
+
+
+# overlay: after _await
+def _locate(
+    fs: AsyncFileSystem, path: str, byte_range: ByteRequest | None
+) -> tuple[AsyncFileSystem, str, int, int] | None:
+    """Find the bytes of a value, through directories and references.
+
+    Returns
+    -------
+    tuple or None
+        `(fs, path, start, end)`, or `None` if they are not known to be a range of an object.
+    """
+    from fsspec.core import split_protocol
+    from fsspec.implementations.dirfs import DirFileSystem
+    from fsspec.implementations.reference import ReferenceFileSystem
+
+    start: Any = None
+    end: Any = None
+    if isinstance(byte_range, RangeByteRequest):
+        start, end = byte_range.start, byte_range.end
+    elif isinstance(byte_range, OffsetByteRequest):
+        start = byte_range.offset
+    elif isinstance(byte_range, SuffixByteRequest):
+        start = -byte_range.suffix
+    while _is_method(fs._cat_file, DirFileSystem._cat_file):
+        fs, path = fs.fs, fs._join(path)
+    if _is_method(fs._cat_file, ReferenceFileSystem._cat_file):
+        try:
+            path, start, end = fs._cat_common(path, start=start, end=end)
+            fs = fs.fss[split_protocol(path)[0]]
+        except Exception:  # noqa: BLE001 -- `get` raises it as well
+            return None
+    if isinstance(start, Integral) and isinstance(end, Integral) and 0 <= int(start) < int(end):
+        return fs, path, int(start), int(end)
+    return None
+
+
+# overlay: after _locate
+def _is_method(method: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    """Whether a bound method is `function`, neither overridden in a subclass nor replaced."""
+    return getattr(method, "__func__", None) is function
+
+
+# overlay: after _is_method
+def _limits(fs: AsyncFileSystem) -> tuple[int, int]:
+    """Return the widest gap and the size limit for merged reads through `fs`, in bytes."""
+    options = fs.storage_options
+    return options.get("max_gap", MAX_GAP), min(options.get("max_block", MAX_MERGED), MAX_MERGED)
+
+
+# overlay: after _limits
+def _merge(parts: Sequence[_Part], max_gap: int, max_merged: int) -> Iterator[_MergedRead]:
+    """Merge ranges of the same object that are at most `max_gap` bytes apart."""
+    by_object: dict[tuple[int, str], list[_Part]] = {}
+    for part in parts:
+        by_object.setdefault((id(part.fs), part.path), []).append(part)
+    for same_object in by_object.values():
+        groups, _ = coalesce_ranges(
+            [RangeByteRequest(part.start, part.end) for part in same_object],
+            max_gap_bytes=max_gap,
+            max_coalesced_bytes=max_merged,
+        )
+        for group in groups:
+            merged = [same_object[position] for position, _ in group]
+            end = max(part.end for part in merged)
+            yield _MergedRead(*merged[0][:3], end, merged)
+
+
+# overlay: after _merge
+def _calls(reads: Iterable[_MergedRead]) -> Iterator[list[_MergedRead]]:
+    """Decide which reads are made by one call of `_cat_ranges`.
+
+    A filesystem with a `_cat_ranges` of its own gets up to `MAX_MERGED` bytes in one call. That of
+    fsspec makes a request for each range, so there each read is a call, to be decoded early.
+    """
+    from fsspec.asyn import AsyncFileSystem
+
+    together: list[_MergedRead] = []
+    nbytes = 0
+    for read in reads:
+        nbytes += read.end - read.start
+        own = not _is_method(read.fs._cat_ranges, AsyncFileSystem._cat_ranges)
+        if together and not (own and read.fs is together[0].fs and nbytes <= MAX_MERGED):
+            yield together
+            together, nbytes = [], read.end - read.start
+        together.append(read)
+    if together:
+        yield together
+
+
+# overlay: after _calls
+async def _read_ranges(reads: Sequence[_MergedRead]) -> list[memoryview]:
+    """Read ranges of one filesystem, and return nothing for those that could not be read."""
+    from fsspec.asyn import AsyncFileSystem
+
+    fs, path, start, end, _ = reads[0]
+    # fsspec's own `_cat_ranges` would leave its tasks running when it is cancelled.
+    if _is_method(fs._cat_ranges, AsyncFileSystem._cat_ranges):
+        found = [await fs._cat_file(path, start=start, end=end)]
+    else:
+        found = await fs._cat_ranges(
+            [read.path for read in reads],
+            [read.start for read in reads],
+            [read.end for read in reads],
+            on_error="return",
+        )
+    views = []
+    for read, data in zip(reads, found, strict=True):
+        view = memoryview(b"" if isinstance(data, Exception) else data)
+        too_long = len(view) > read.end - read.start
+        views.append(view[:0] if too_long else view)
+    return views
+
+
+# overlay: after _read_ranges
+async def _check_length(part: _Part, nbytes: int) -> None:
+    """Check a value of another length than the range that was requested.
+
+    Raises
+    ------
+    OSError
+        If there are more bytes than requested, or the object has more than were returned.
+    """
+    what = f"{nbytes} bytes for bytes {part.start} to {part.end} of {part.path!r}"
+    if nbytes > part.end - part.start:
+        raise OSError(f"The server ignored the byte range: it returned {what}.")
+    try:
+        size = (await part.fs._info(part.path))["size"]
+    except Exception:  # noqa: BLE001 -- the size is not known, the value is what `get` returned
+        return
+    if size is not None and size > part.start + nbytes:
+        raise OSError(f"Short read: got {what}, which has {size} bytes.")

@@ -1,0 +1,18 @@
+"""`WrapperStore.get_many` forwards the whole request to the wrapped store."""
+
+from __future__ import annotations
+
+from zarr.abc.store import paired_with
+
+
+class WrapperStore:
+    # overlay: after get_partial_values
+    @paired_with(get)
+    def get_many(
+        self,
+        requests: Sequence[str | tuple[str, ByteRequest | None]],
+        *,
+        prototype: BufferPrototype,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        # docstring inherited
+        return self._store.get_many(requests, prototype=prototype)

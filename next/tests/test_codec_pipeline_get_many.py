@@ -1,0 +1,985 @@
+"""Tests for how the codec pipelines read whole chunks: one `get_many`, decoding as bytes arrive.
+
+The first part reads arrays and compares what comes out with numpy: every codec, data type and way
+of indexing. The second part runs a pipeline on chunks that a store hands out one by one, and on
+codecs that tell when, where and in what company they are called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("hypothesis")
+
+
+import zarr
+import zarr.api.asynchronous
+from tests.event_loop import nothing_left_behind, turns, until
+from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import Store
+from zarr.codecs import (
+    BloscCodec,
+    BytesCodec,
+    Crc32cCodec,
+    GzipCodec,
+    ScaleOffset,
+    TransposeCodec,
+    ZstdCodec,
+)
+from zarr.codecs import numcodecs as numcodecs_codecs
+from zarr.core.array_spec import ArrayConfig, ArraySpec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
+from zarr.core.config import config
+from zarr.core.dtype import Int32
+from zarr.errors import ChunkNotFoundError
+from zarr.storage import MemoryStore, StorePath
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Generator,
+        Iterable,
+        Sequence,
+    )
+
+    import numpy.typing as npt
+
+    from zarr.abc.codec import Codec, GetResult
+    from zarr.abc.store import ByteGetter, ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype, NDBuffer
+
+PROTOTYPE = default_buffer_prototype()
+
+PIPELINES: dict[str, type[BatchedCodecPipeline | FusedCodecPipeline]] = {
+    "batched": BatchedCodecPipeline,
+    "fused": FusedCodecPipeline,
+}
+
+
+# ---------------------------------------------------------------------------
+# What is read is what was written
+# ---------------------------------------------------------------------------
+
+
+class RecordingStore(MemoryStore):
+    """Keeps what each `get_many` asked for. It has no synchronous I/O, as a remote store has none."""
+
+    _supports_sync_io = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many: list[list[str]] = []
+        self.gets: list[str] = []
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        self.gets.append(key)
+        return await super().get(key, prototype, byte_range)
+
+    async def get_many(
+        self,
+        requests: Sequence[str | tuple[str, ByteRequest | None]],
+        *,
+        prototype: BufferPrototype,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        self.many.append([request for request in requests if isinstance(request, str)])
+        assert len(self.many[-1]) == len(requests)
+        # The last first, so that nobody can rely on the order.
+        for index in reversed(range(len(requests))):
+            yield [(index, await MemoryStore.get(self, self.many[-1][index], prototype))]
+
+    def forget(self) -> None:
+        self.many.clear()
+        self.gets.clear()
+
+
+@pytest.fixture(params=PIPELINES)
+def pipeline(request: pytest.FixtureRequest) -> Generator[str]:
+    """Which codec pipeline arrays get."""
+    cls = PIPELINES[request.param]
+    with config.set({"codec_pipeline.path": f"{cls.__module__}.{cls.__qualname__}"}):
+        yield request.param
+
+
+@pytest.fixture
+def store() -> RecordingStore:
+    return RecordingStore()
+
+
+def assert_reads_back(
+    store: RecordingStore, array: zarr.Array[Any], data: npt.NDArray[Any]
+) -> None:
+    """Write everything, read everything, and see that one request was made for it."""
+    array[...] = data
+    store.forget()
+    result = array[...]
+    np.testing.assert_array_equal(result, data)
+    assert isinstance(result, np.ndarray)
+    assert result.dtype == data.dtype or data.dtype == object
+    assert len(store.many) == 1
+    assert len(store.many[0]) == array.nchunks
+    assert store.gets == []
+
+
+DATA = np.arange(23 * 17, dtype="int32").reshape(23, 17)
+
+CODECS_V3: dict[str, dict[str, Any]] = {
+    "none": {"compressors": None},
+    "default": {},
+    "blosc": {"compressors": BloscCodec(cname="lz4", shuffle="bitshuffle")},
+    "zstd": {"compressors": ZstdCodec(checksum=True)},
+    "gzip": {"compressors": GzipCodec()},
+    "crc32c": {"compressors": Crc32cCodec()},
+    "several": {"compressors": [ZstdCodec(), GzipCodec(), Crc32cCodec()]},
+    "big-endian": {"serializer": BytesCodec(endian="big")},
+    "transpose": {"filters": TransposeCodec(order=(1, 0)), "compressors": None},
+    "numcodecs": {"compressors": numcodecs_codecs.LZ4()},
+    "transpose-twice": {"filters": [TransposeCodec(order=(1, 0))] * 2},
+    "scale-offset": {"filters": ScaleOffset(offset=7, scale=3)},
+}
+
+
+@pytest.mark.usefixtures("pipeline")
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+@pytest.mark.parametrize("name", CODECS_V3)
+def test_codecs(store: RecordingStore, name: str) -> None:
+    array = zarr.create_array(
+        store, shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype, **CODECS_V3[name]
+    )
+    assert_reads_back(store, array, DATA)
+
+
+@pytest.fixture
+def holey(store: RecordingStore, pipeline: str) -> tuple[zarr.Array[Any], npt.NDArray[Any]]:
+    """An array some chunks of which are not there, and what it should look like."""
+    array = zarr.create_array(
+        store, shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype, fill_value=-1
+    )
+    expected = np.full_like(DATA, -1)
+    for rows, columns in [
+        (slice(0, 5), slice(0, 4)),
+        (slice(5, 15), slice(4, 12)),
+        (slice(20, 23), slice(12, 17)),
+    ]:
+        array[rows, columns] = expected[rows, columns] = DATA[rows, columns]
+    store.forget()
+    return array, expected
+
+
+BASIC: list[Any] = [..., np.s_[3:19, 2:15], np.s_[::3, 1::5], 7, np.s_[:, 3], (6, 5), (-1, -1)]
+
+
+@pytest.mark.parametrize("selection", BASIC, ids=repr)
+def test_basic_selection(
+    store: RecordingStore, holey: tuple[zarr.Array[Any], npt.NDArray[Any]], selection: Any
+) -> None:
+    array, expected = holey
+    result = array[selection]
+    np.testing.assert_array_equal(result, expected[selection])
+    assert np.shape(result) == expected[selection].shape
+    assert len(store.many) == 1
+    assert len(set(store.many[0])) == len(store.many[0])
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_missing_chunks_may_be_an_error(store: RecordingStore) -> None:
+    array = zarr.create_array(
+        store,
+        shape=(6,),
+        chunks=(2,),
+        dtype="int32",
+        config={"read_missing_chunks": False},
+    )
+    array[:2] = array[4:] = 1
+    assert list(np.asarray(array[4:])) == [1, 1]
+    with pytest.raises(ChunkNotFoundError, match="c/1"):
+        array[...]
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_a_get_that_was_replaced_sees_every_chunk() -> None:
+    class Remote(MemoryStore):
+        _supports_sync_io = False
+
+    store = Remote()
+    array = zarr.create_array(store, shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype)
+    array[...] = DATA
+    seen = []
+    original = store.get
+
+    async def get(key: str, *args: Any, **kwargs: Any) -> Buffer | None:
+        seen.append(key)
+        return await original(key, *args, **kwargs)
+
+    store.get = get  # type: ignore[method-assign]
+    np.testing.assert_array_equal(array[...], DATA)
+    assert len(seen) == array.nchunks
+
+
+# ---------------------------------------------------------------------------
+# When, where and in what company chunks are decoded
+# ---------------------------------------------------------------------------
+
+
+class ChunkStore(MemoryStore):
+    """A store of numbered chunks that hands each out when it is told to.
+
+    Chunk `n` is four times the number `n`. `get_many` reports in the order of arrival.
+    """
+
+    _supports_sync_io = False
+
+    def __init__(self, count: int, *, closed: Iterable[int] = ()) -> None:
+        super().__init__()
+        for number in range(count):
+            values = np.full(4, number, dtype="<i4")
+            self._store_dict[f"c/{number}"] = PROTOTYPE.buffer.from_bytes(values.tobytes())
+        self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        for number in set(range(count)) - set(closed):
+            self.let(number)
+        self.failures: dict[str, Exception] = {}
+        self.requested: list[list[str]] = []
+        self.started: list[str] = []
+        self.cancelled: list[str] = []
+        self.running = 0
+
+    def let(self, *numbers: int) -> None:
+        for number in numbers:
+            self.gates[f"c/{number}"].set()
+
+    def fail(self, number: int, error: Exception) -> None:
+        self.failures[f"c/{number}"] = error
+        self.let(number)
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        self.started.append(key)
+        self.running += 1
+        try:
+            await self.gates[key].wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(key)
+            raise
+        finally:
+            self.running -= 1
+        if key in self.failures:
+            raise self.failures[key]
+        return await super().get(key, prototype, byte_range)
+
+    async def get_many(
+        self,
+        requests: Sequence[str | tuple[str, ByteRequest | None]],
+        *,
+        prototype: BufferPrototype,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        self.requested.append([request for request in requests if isinstance(request, str)])
+        async for group in Store.get_many(self, requests, prototype=prototype):
+            yield group
+
+
+caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="nobody")
+
+
+@dataclass
+class Work:
+    """What the codecs of a test do, and what they have done."""
+
+    decoded: list[int] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+    callers: set[str] = field(default_factory=set)
+    batches: list[int] = field(default_factory=list)
+    active: int = 0
+    most_active: int = 0
+    held: set[int] = field(default_factory=set)
+    release: threading.Event = field(default_factory=threading.Event)
+    failures: dict[int, BaseException] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, value: Buffer) -> int:
+        number = int(np.frombuffer(value.to_bytes(), dtype="<i4")[0])
+        with self.lock:
+            self.decoded.append(number)
+            self.threads.add(threading.get_ident())
+            self.callers.add(caller.get())
+            self.active += 1
+            self.most_active = max(self.most_active, self.active)
+        return number
+
+    def end(self, number: int) -> None:
+        with self.lock:
+            self.active -= 1
+        if number in self.failures:
+            raise self.failures[number]
+
+    def is_held(self, number: int) -> bool:
+        return number in self.held and not self.release.is_set()
+
+
+OURS = "zarr.codecs.bytes"
+"""A module in which a codec counts as one of zarr's."""
+
+
+@dataclass(frozen=True)
+class SyncCodec(BytesBytesCodec):
+    """Leaves bytes as they are. Decoding is synchronous."""
+
+    __module__ = OURS
+
+    work: Work = field(default_factory=Work, compare=False)
+
+    is_fixed_size = True
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        return input_byte_length
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        number = self.work.begin(chunk_data)
+        if self.work.is_held(number):
+            assert self.work.release.wait(30)
+        self.work.end(number)
+        return chunk_data
+
+    def _encode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer | None:
+        return chunk_data
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        return await asyncio.to_thread(self._decode_sync, chunk_data, chunk_spec)
+
+
+@dataclass(frozen=True)
+class ForeignCodec(SyncCodec):
+    """The same in another package."""
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        return super()._decode_sync(chunk_data, chunk_spec)
+
+
+@dataclass(frozen=True)
+class AsyncCodec(BytesBytesCodec):
+    """Leaves bytes as they are. Decoding is asynchronous, and nothing else."""
+
+    work: Work = field(default_factory=Work, compare=False)
+
+    is_fixed_size = True
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        return input_byte_length
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        number = self.work.begin(chunk_data)
+        try:
+            while self.work.is_held(number):
+                await asyncio.sleep(0.001)
+        except asyncio.CancelledError:
+            self.work.end(-1)
+            raise
+        self.work.end(number)
+        return chunk_data
+
+    async def decode(
+        self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
+    ) -> Iterable[Buffer | None]:
+        chunks_and_specs = list(chunks_and_specs)
+        self.work.batches.append(len(chunks_and_specs))
+        return await super().decode(chunks_and_specs)
+
+
+SPEC = ArraySpec(
+    shape=(4,),
+    dtype=Int32(),
+    fill_value=np.int32(-1),
+    config=ArrayConfig(order="C", write_empty_chunks=True),
+    prototype=PROTOTYPE,
+)
+
+
+class Reader:
+    """Reads all chunks of a store, one after the other, into one array."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        count: int,
+        codec: Codec | None = None,
+        *,
+        cls: type[BatchedCodecPipeline | FusedCodecPipeline] = BatchedCodecPipeline,
+        batch_size: int = 1,
+    ) -> None:
+        codecs: list[Codec] = [BytesCodec()] if codec is None else [BytesCodec(), codec]
+        self.pipeline = cls.from_codecs(codecs, batch_size=batch_size).evolve_from_array_spec(SPEC)
+        self.batch: list[Any] = [
+            (StorePath(store, f"c/{number}"), SPEC, (slice(None),), self.place(number), True)
+            for number in range(count)
+        ]
+        self.array = np.full(4 * count, 99, dtype="int32")
+        self.out: NDBuffer = PROTOTYPE.nd_buffer.from_ndarray_like(self.array)
+
+    @staticmethod
+    def place(number: int) -> tuple[slice]:
+        return (slice(4 * number, 4 * number + 4),)
+
+    async def read(self) -> list[str]:
+        results: tuple[GetResult, ...] = await self.pipeline.read(self.batch, self.out)
+        return [result["status"] for result in results]
+
+    def start(self) -> asyncio.Task[list[str]]:
+        return asyncio.create_task(self.read())
+
+    @property
+    def values(self) -> list[int]:
+        """What stands at the place of each chunk."""
+        chunks = self.array.reshape(-1, 4)
+        assert (chunks == chunks[:, :1]).all()
+        return [int(value) for value in chunks[:, 0]]
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_left_behind() -> AsyncGenerator[None]:
+    async with nothing_left_behind():
+        yield
+
+
+@pytest.fixture
+def work() -> Generator[Work]:
+    work = Work()
+    yield work
+    work.release.set()
+
+
+ROADS = {
+    "batched-sync": (BatchedCodecPipeline, SyncCodec),
+    "fused-sync": (FusedCodecPipeline, SyncCodec),
+    "batched-foreign": (BatchedCodecPipeline, ForeignCodec),
+    "batched-async": (BatchedCodecPipeline, AsyncCodec),
+    "fused-async": (FusedCodecPipeline, AsyncCodec),
+}
+"""The pipelines, each with a codec that worker threads can run and with one that they can't."""
+
+type MakeReader = Callable[..., Reader]
+
+
+@pytest.fixture(params=ROADS)
+def road(request: pytest.FixtureRequest, work: Work) -> MakeReader:
+    cls, codec = ROADS[request.param]
+    return lambda store, count, **kwargs: Reader(store, count, codec(work), cls=cls, **kwargs)
+
+
+@pytest.fixture(params=["batched", "fused"])
+def threads(request: pytest.FixtureRequest, work: Work) -> MakeReader:
+    """The pipelines with a codec that worker threads run."""
+    cls = PIPELINES[request.param]
+    return lambda store, count, **kwargs: Reader(store, count, SyncCodec(work), cls=cls, **kwargs)
+
+
+@pytest.fixture(params=["batched", "fused"])
+def batches(request: pytest.FixtureRequest, work: Work) -> MakeReader:
+    """The pipelines with a codec that is asynchronous."""
+    cls = PIPELINES[request.param]
+    return lambda store, count, **kwargs: Reader(store, count, AsyncCodec(work), cls=cls, **kwargs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+async def test_one_get_many_for_a_read(road: MakeReader, batch_size: int) -> None:
+    store = ChunkStore(20)
+    reader = road(store, 20, batch_size=batch_size)
+    assert await reader.read() == ["present"] * 20
+    assert reader.values == list(range(20))
+    assert store.requested == [[f"c/{number}" for number in range(20)]]
+
+
+async def test_results_are_in_the_order_of_the_batch(road: MakeReader) -> None:
+    """Whatever arrives first, and whatever is missing."""
+    store = ChunkStore(6, closed=range(8))
+    del store._store_dict["c/2"]
+    reader = road(store, 8)
+    task = reader.start()
+    for number in (7, 3, 2, 0, 5, 6, 1, 4):
+        store.let(number)
+        await turns(10)
+    statuses = await task
+    expected = [-1 if number in (2, 6, 7) else number for number in range(8)]
+    assert reader.values == expected
+    assert statuses == ["missing" if value == -1 else "present" for value in expected]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+async def test_decoding_starts_before_the_last_byte_is_there(
+    road: MakeReader, work: Work, batch_size: int
+) -> None:
+    store = ChunkStore(10, closed=[9])
+    reader = road(store, 10, batch_size=batch_size)
+    task = reader.start()
+    await until(lambda: reader.values[:9] == list(range(9)))
+    assert sorted(work.decoded) == list(range(9))
+    assert reader.values[9] == 99
+    assert not task.done()
+    store.let(9)
+    await task
+    assert reader.values == list(range(10))
+
+
+async def test_fetching_goes_on_while_a_chunk_is_decoded(road: MakeReader, work: Work) -> None:
+    store = ChunkStore(10, closed=range(1, 10))
+    work.held = {0}
+    with config.set({"async.concurrency": 3}):
+        reader = road(store, 10)
+        task = reader.start()
+        await until(lambda: work.decoded == [0])
+        store.let(1, 2, 3)
+        await until(lambda: len(store.started) >= 6)
+        work.release.set()
+        store.let(*range(10))
+        await task
+    assert reader.values == list(range(10))
+
+
+async def test_decoding_is_done_on_worker_threads(threads: MakeReader, work: Work) -> None:
+    await threads(ChunkStore(20), 20).read()
+    assert threading.get_ident() not in work.threads
+
+
+@pytest.fixture
+def work_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small as they are, each of these chunks is enough work for a thread."""
+    monkeypatch.setattr("zarr.core.codec_pipeline.DECODED_PER_SHARE", 1)
+
+
+@pytest.mark.usefixtures("work_for_many")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+async def test_the_number_of_threads_is_limited(
+    threads: MakeReader, work: Work, workers: int
+) -> None:
+    """`threading.max_workers` for one pipeline, `codec_pipeline.max_workers` for the other."""
+    work.held = set(range(30))
+    setting = {"threading.max_workers": workers, "codec_pipeline.max_workers": workers}
+    with config.set({**setting, "async.concurrency": 30}):
+        reader = threads(ChunkStore(30), 30)
+        task = reader.start()
+        await until(lambda: work.active == workers)
+        await asyncio.sleep(0.02)
+        assert len(work.decoded) == workers
+        work.release.set()
+        await task
+    assert work.most_active == workers
+    assert reader.values == list(range(30))
+
+
+async def test_a_thread_decodes_many_chunks(
+    threads: MakeReader, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No change of thread for each chunk: what is there is worked through in one go."""
+    hops = 0
+    loop = asyncio.get_running_loop()
+    original = loop.run_in_executor
+
+    def run_in_executor(*args: Any) -> Any:
+        nonlocal hops
+        hops += 1
+        return original(*args)
+
+    monkeypatch.setattr(loop, "run_in_executor", run_in_executor)
+    work.held = {0}
+    with config.set({"threading.max_workers": 1, "codec_pipeline.max_workers": 1}):
+        task = threads(ChunkStore(200), 200).start()
+        await until(lambda: work.decoded == [0])
+        await turns(2000)
+        work.release.set()
+        await task
+    assert len(work.decoded) == 200
+    assert hops < 20
+
+
+async def test_context_variables_of_the_caller_are_seen(road: MakeReader, work: Work) -> None:
+    token = caller.set("somebody")
+    try:
+        await road(ChunkStore(20), 20).read()
+    finally:
+        caller.reset(token)
+    assert work.callers == {"somebody"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+async def test_batches_are_no_larger_than_they_should_be(
+    batches: MakeReader, work: Work, batch_size: int
+) -> None:
+    reader = batches(ChunkStore(10), 10, batch_size=batch_size)
+    await reader.read()
+    assert reader.values == list(range(10))
+    assert sorted(work.decoded) == list(range(10))
+    if isinstance(reader.pipeline, BatchedCodecPipeline):
+        assert sum(work.batches) == 10
+        assert max(work.batches) == min(10, batch_size)
+        assert len(work.batches) == -(-10 // batch_size)
+
+
+@pytest.mark.usefixtures("work_for_many")
+async def test_what_waits_to_be_decoded_is_limited(threads: MakeReader, work: Work) -> None:
+    """A slow codec holds the store back."""
+    work.held = set(range(1))
+    setting = {"threading.max_workers": 1, "codec_pipeline.max_workers": 1}
+    with config.set({**setting, "async.concurrency": 4}):
+        store = ChunkStore(100)
+        reader = threads(store, 100)
+        task = reader.start()
+        await until(lambda: len(store.started) >= 6)
+        await turns(500)
+        # One is decoded, two wait, and four are in flight.
+        assert len(store.started) <= 10
+        work.release.set()
+        await task
+    assert reader.values == list(range(100))
+
+
+# ---------------------------------------------------------------------------
+# Codecs and pipelines of others
+# ---------------------------------------------------------------------------
+
+
+class Counting:
+    """Counts the calls of each kind."""
+
+    def __init__(self) -> None:
+        self.calls: defaultdict[str, int] = defaultdict(int)
+
+
+CALLS = Counting()
+
+
+@pytest.fixture
+def calls() -> defaultdict[str, int]:
+    CALLS.calls.clear()
+    return CALLS.calls
+
+
+@dataclass(frozen=True)
+class OverridesDecodeSingle(SyncCodec):
+    """A synchronous codec whose subclass means something else by decoding."""
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        CALLS.calls["_decode_single"] += 1
+        return chunk_data
+
+
+@dataclass(frozen=True)
+class OverridesDecode(SyncCodec):
+    """A synchronous codec whose subclass decodes batches."""
+
+    async def decode(
+        self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
+    ) -> Iterable[Buffer | None]:
+        chunks = [chunk for chunk, _ in chunks_and_specs]
+        CALLS.calls["decode"] += len(chunks)
+        self.work.batches.append(len(chunks))
+        return chunks
+
+
+@dataclass(frozen=True)
+class OverridesBoth(SyncCodec):
+    """A subclass that replaces both in step."""
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        CALLS.calls["_decode_sync"] += 1
+        return chunk_data
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        CALLS.calls["_decode_single"] += 1
+        return chunk_data
+
+
+@pytest.mark.parametrize(
+    ("codec", "method"),
+    [
+        (OverridesDecodeSingle, "_decode_single"),
+        (OverridesDecode, "decode"),
+        (OverridesBoth, "_decode_single"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else value,
+)
+async def test_the_decoding_that_a_subclass_means_is_used(
+    codec: type[SyncCodec], method: str, work: Work, calls: defaultdict[str, int]
+) -> None:
+    reader = Reader(ChunkStore(10), 10, codec(work), batch_size=3)
+    await reader.read()
+    assert calls == {method: 10}
+    assert reader.values == list(range(10))
+    assert all(size <= 3 for size in work.batches)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+async def test_the_fused_pipeline_decodes_synchronously(
+    count: int, work: Work, calls: defaultdict[str, int]
+) -> None:
+    """As it does for stores with synchronous I/O, however many chunks are read."""
+    reader = Reader(ChunkStore(count), count, OverridesBoth(work), cls=FusedCodecPipeline)
+    await reader.read()
+    assert calls == {"_decode_sync": count}
+
+
+class PipelineWithReadBatch(BatchedCodecPipeline):
+    async def read_batch(
+        self,
+        batch_info: Iterable[tuple[ByteGetter, ArraySpec, Any, Any, bool]],
+        out: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> tuple[GetResult, ...]:
+        batch = list(batch_info)
+        CALLS.calls["chunks"] += len(batch)
+        CALLS.calls["batches"] += 1
+        return await super().read_batch(batch, out, drop_axes)
+
+
+class PipelineWithDecode(BatchedCodecPipeline):
+    async def decode(
+        self, chunk_bytes_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
+    ) -> Iterable[NDBuffer | None]:
+        batch = list(chunk_bytes_and_specs)
+        CALLS.calls["chunks"] += len(batch)
+        CALLS.calls["batches"] += 1
+        return await super().decode(batch)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+@pytest.mark.parametrize("codec", [SyncCodec, AsyncCodec])
+@pytest.mark.parametrize("cls", [PipelineWithReadBatch, PipelineWithDecode])
+async def test_what_a_pipeline_overrides_is_called(
+    cls: type[BatchedCodecPipeline],
+    codec: type[SyncCodec | AsyncCodec],
+    batch_size: int,
+    work: Work,
+    calls: defaultdict[str, int],
+) -> None:
+    reader = Reader(ChunkStore(10), 10, codec(work), cls=cls, batch_size=batch_size)
+    assert await reader.read() == ["present"] * 10
+    assert reader.values == list(range(10))
+    assert sorted(work.decoded) == list(range(10))
+    batches = 1 if cls is PipelineWithReadBatch else -(-10 // batch_size)
+    assert calls == {"chunks": 10, "batches": batches}
+
+
+# ---------------------------------------------------------------------------
+# Byte getters of other kinds
+# ---------------------------------------------------------------------------
+
+
+class CountedPath(StorePath):
+    """Somebody's `StorePath` with a `get` of its own."""
+
+    def __init__(self, store: Any, path: str) -> None:
+        super().__init__(store, path)
+        self.calls = 0
+
+    async def get(
+        self,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        self.calls += 1
+        return await super().get(prototype, byte_range)
+
+
+class Getter:
+    """A byte getter that has nothing to do with a store."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.prototypes: list[BufferPrototype] = []
+
+    async def get(
+        self, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        self.prototypes.append(prototype)
+        await asyncio.sleep(0)
+        return prototype.buffer.from_bytes(np.full(4, self.number, dtype="<i4").tobytes())
+
+
+def replace_getters(reader: Reader, getters: Sequence[Any]) -> None:
+    reader.batch = [
+        (getter, *rest) for getter, (_, *rest) in zip(getters, reader.batch, strict=True)
+    ]
+
+
+async def test_a_store_path_with_its_own_get(road: MakeReader) -> None:
+    store = ChunkStore(10)
+    reader = road(store, 10)
+    paths = [CountedPath(store, f"c/{number}") for number in range(10)]
+    replace_getters(reader, paths)
+    await reader.read()
+    assert reader.values == list(range(10))
+    assert [path.calls for path in paths] == [1] * 10
+    assert store.requested == []
+
+
+async def test_a_store_that_is_no_store(road: MakeReader) -> None:
+    """Somebody's object with a `get` that passes for a store has no `get_many`."""
+
+    class Passing:
+        async def get(
+            self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+        ) -> Buffer | None:
+            number = int(key.removeprefix("c/"))
+            return await Getter(number).get(prototype, byte_range)
+
+    reader = road(ChunkStore(0), 10)
+    passing: Any = Passing()
+    replace_getters(reader, [StorePath(passing, f"c/{n}") for n in range(10)])
+    await reader.read()
+    assert reader.values == list(range(10))
+
+
+# ---------------------------------------------------------------------------
+# Failures, and coming to an end
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+async def test_a_failing_codec_ends_the_read(road: MakeReader, work: Work, batch_size: int) -> None:
+    """Its error comes out as itself, at once, though other chunks will never arrive."""
+    error = OSError("not a valid stream")
+    work.failures[2] = error
+    store = ChunkStore(10, closed=range(4, 10))
+    task = road(store, 10, batch_size=batch_size).start()
+    async with asyncio.timeout(10):
+        with pytest.raises(OSError) as caught:
+            await task
+    assert caught.value is error
+    assert store.running == 0
+    assert sorted(store.cancelled) == [f"c/{number}" for number in range(4, 10)]
+    assert work.active == 0
+
+
+async def test_a_failing_codec_ends_the_decoding(threads: MakeReader, work: Work) -> None:
+    """What waits in the queue is not decoded any more."""
+    work.failures[0] = OSError("first")
+    work.held = {0}
+    with config.set({"threading.max_workers": 1, "codec_pipeline.max_workers": 1}):
+        task = threads(ChunkStore(50), 50).start()
+        await until(lambda: work.decoded == [0])
+        await turns(500)
+        work.release.set()
+        with pytest.raises(OSError, match="first"):
+            await task
+    assert work.decoded == [0]
+
+
+async def test_a_failing_store_ends_the_read(road: MakeReader, work: Work) -> None:
+    error = OSError("the cable is out")
+    store = ChunkStore(10, closed=range(3, 10))
+    task = road(store, 10).start()
+    await until(lambda: len(work.decoded) == 3)
+    store.fail(5, error)
+    async with asyncio.timeout(10):
+        with pytest.raises(OSError) as caught:
+            await task
+    assert caught.value is error
+    assert error.__cause__ is None
+    assert store.running == 0
+    assert work.active == 0
+
+
+async def test_a_group_that_the_store_raises_stays_a_group(road: MakeReader) -> None:
+    error = ExceptionGroup("several", [OSError("one"), KeyError("two")])
+    store = ChunkStore(5)
+    store.fail(3, error)
+    with pytest.raises(ExceptionGroup) as caught:
+        await road(store, 5).read()
+    assert caught.value is error
+
+
+@pytest.mark.usefixtures("work_for_many")
+@pytest.mark.parametrize("times", [1, 3])
+async def test_no_thread_outlives_a_cancelled_read(
+    threads: MakeReader, work: Work, times: int
+) -> None:
+    """A thread can't be cancelled: the read waits for the chunk that it is at, and for no other."""
+    work.held = {0}
+    with config.set({"threading.max_workers": 1, "codec_pipeline.max_workers": 1}):
+        store = ChunkStore(10, closed=[9])
+        reader = threads(store, 10)
+        task = reader.start()
+        await until(lambda: work.decoded == [0])
+        await turns(200)
+        for _ in range(times):
+            task.cancel()
+            await turns()
+            assert not task.done()
+        work.release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    at_the_end = reader.array.copy()
+    assert work.active == 0
+    assert work.decoded == [0]
+    assert store.running == 0
+    assert store.cancelled == ["c/9"]
+    await asyncio.sleep(0.02)
+    np.testing.assert_array_equal(reader.array, at_the_end)
+
+
+@pytest.mark.usefixtures("work_for_many")
+async def test_a_codec_fails_while_the_read_waits_for_room(threads: MakeReader, work: Work) -> None:
+    work.held = {0}
+    work.failures[0] = OSError("not a valid stream")
+    with config.set({"threading.max_workers": 1, "codec_pipeline.max_workers": 1}):
+        task = threads(ChunkStore(100), 100).start()
+        await until(lambda: work.decoded == [0])
+        await turns(500)
+        work.release.set()
+        async with asyncio.timeout(10):
+            with pytest.raises(OSError, match="not a valid stream"):
+                await task
+
+
+class Misreporting(ChunkStore):
+    """A store whose `get_many` is not what it should be."""
+
+    def __init__(self, count: int, report: Callable[[int], list[int]]) -> None:
+        super().__init__(count)
+        self.report = report
+
+    async def get_many(
+        self,
+        requests: Sequence[str | tuple[str, ByteRequest | None]],
+        *,
+        prototype: BufferPrototype,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        for number, request in enumerate(requests):
+            assert isinstance(request, str)
+            value = await self.get(request, prototype)
+            for index in self.report(number):
+                yield [(index, value)]
+
+
+@pytest.mark.parametrize("forgotten", [0, 4, 9])
+async def test_a_chunk_that_the_store_forgot_is_not_missing(
+    road: MakeReader, forgotten: int
+) -> None:
+    """A store that reports less than it was asked for is in error; nothing is filled in silence."""
+    store = Misreporting(10, lambda number: [] if number == forgotten else [number])
+    with pytest.raises(RuntimeError, match="No result for 1 of 10 chunks"):
+        await road(store, 10).read()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_codec_that_is_cancelled_inside(road: MakeReader, work: Work, count: int) -> None:
+    """What a codec awaits may be cancelled, and the read is not. Nothing is missing for that."""
+    work.failures[0] = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await road(ChunkStore(count), count).read()

@@ -1,0 +1,289 @@
+"""`get_many` of the stores that zarr reads by itself: memory, a local disk, a ZIP archive.
+
+What every store promises is tested in `test_get_many.py`. These tests cover odd keys and ranges, in
+which `get_many` must agree with `get`, replaced `get` methods, and what threads leave behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import zarr
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core import codec_pipeline
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore, ManagedMemoryStore, MemoryStore, ZipStore, _blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from zarr.abc.store import Store
+
+PROTOTYPE = default_buffer_prototype()
+VALUES = {"a": bytes(range(200)), "b/c": b"x" * 70_000, "empty": b"", "é/ü": b"uni"}
+KEYS = [*VALUES, "absent", "b", "", "a/", "a/.", "./a", "b//c", "b/../a", "/a", "a/b", "a\0b"]
+RANGES: list[Any] = [
+    None,
+    *(RangeByteRequest(0, 10), RangeByteRequest(190, 300), RangeByteRequest(500, 600)),
+    *(RangeByteRequest(5, 5), OffsetByteRequest(50), OffsetByteRequest(900)),
+    *(SuffixByteRequest(5), SuffixByteRequest(900), "bad"),
+]
+NATIVE = ["local", "zip", "memory"]
+
+
+async def create(kind: str, folder: Path, values: dict[str, bytes] = VALUES) -> Store:
+    """A new store with `values`, not opened yet."""
+    stores: dict[str, tuple[Any, Any]] = {
+        "local": (LocalStore, folder / "local"),
+        "zip": (functools.partial(ZipStore, mode="w"), folder / "values.zip"),
+        "memory": (MemoryStore, {}),
+        "managed": (functools.partial(ManagedMemoryStore, path="below"), None),
+    }
+    cls, root = stores[kind]
+    store: Store = cls(root)
+    for key, value in values.items():
+        await store.set(key, PROTOTYPE.buffer.from_bytes(value))
+    store.close()
+    again: Any = type(store)
+    return store if kind in ("memory", "managed") else again(root)
+
+
+async def read(store: Store, requests: Sequence[Any]) -> dict[int, bytes | None]:
+    """What `get_many` reports, by index. No index may be reported twice."""
+    found: dict[int, bytes | None] = {}
+    async for group in store.get_many(requests, prototype=PROTOTYPE):
+        for index, value in group:
+            assert index not in found
+            found[index] = None if value is None else value.to_bytes()
+    return found
+
+
+@pytest.mark.parametrize("kind", [*NATIVE, "managed"])
+async def test_agrees_with_get(kind: str, tmp_path: Path) -> None:
+    store = await create(kind, tmp_path)
+    sound: list[Any] = []
+    for request in [(key, byte_range) for key in KEYS for byte_range in RANGES]:
+        try:
+            value = await store.get(request[0], PROTOTYPE, request[1])
+        except Exception as error:  # noqa: BLE001
+            with pytest.raises(type(error)):
+                await read(store, ["a", request, "b/c"])
+        else:
+            sound.append((request, None if value is None else value.to_bytes()))
+    expected = dict(enumerate(value for _, value in sound))
+    assert await read(store, [request for request, _ in sound]) == expected
+    assert len(sound) > len(KEYS)
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+async def test_opens_the_store(kind: str, tmp_path: Path) -> None:
+    store = await create(kind, tmp_path)
+    assert not store._is_open
+    assert await read(store, ["a", "absent"]) == {0: VALUES["a"], 1: None}
+    assert store._is_open
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads any file")
+async def test_forbidden_file_is_an_error(tmp_path: Path) -> None:
+    store = await create("local", tmp_path)
+    (tmp_path / "local" / "a").chmod(0)
+    with pytest.raises(PermissionError):
+        await read(store, ["a", "b/c"])
+
+
+async def test_link_to_itself_is_an_error(tmp_path: Path) -> None:
+    store = await create("local", tmp_path)
+    (tmp_path / "local" / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="loop"):
+        await read(store, ["a", "loop"])
+
+
+# --- replaced `get` ---------------------------------------------------------------------------
+
+
+def counting(get: Any, calls: list[str]) -> Any:
+    """Wrap `get` as a retry or tracing decorator does."""
+
+    @functools.wraps(get)
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append("get")
+        return await get(*args, **kwargs)
+
+    return counted
+
+
+@pytest.mark.parametrize("how", ["class", "instance", "subclass", "mixin"])
+@pytest.mark.parametrize("kind", NATIVE)
+@pytest.mark.parametrize("shards", [None, (16, 16)])
+async def test_replaced_get_is_read_through(
+    kind: str,
+    how: str,
+    shards: tuple[int, int] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # so that shards are read on threads
+    store: Any = await create(kind, tmp_path)
+    cls, calls = type(store), list[str]()
+    fill: Any = store if kind != "zip" else ZipStore(tmp_path / "values.zip", mode="a")
+    values = np.arange(32 * 32).reshape(32, 32)
+    await asyncio.to_thread(
+        zarr.create_array, fill, name="array", data=values, chunks=(8, 8), shards=shards
+    )
+    fill.close()
+    if how == "class":
+        monkeypatch.setattr(cls, "get", counting(cls.get, calls))
+    elif how == "instance":
+        monkeypatch.setattr(store, "get", counting(store.get, calls))
+    else:
+        replaced = {"get": counting(cls.get, calls)}
+        bases = (cls,) if how == "subclass" else (type("Mixin", (), replaced), cls)
+        state = vars(store)
+        store = object.__new__(type("Replaced", bases, replaced if how == "subclass" else {}))
+        vars(store).update(state)
+    mode: Any = "r" if store.read_only else "r+"  # a writable store would be copied for "r"
+    array = await asyncio.to_thread(zarr.open_array, store, path="array", mode=mode)
+    calls.clear()
+    np.testing.assert_array_equal(await asyncio.to_thread(array.__getitem__, ...), values)
+    assert len(calls) == (16 if shards is None else 4)
+
+
+async def test_zip_get_of_a_subclass_is_used(tmp_path: Path) -> None:
+    class Traced(ZipStore):
+        def _get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+            traced.append(key)
+            return super()._get(key, *args, **kwargs)
+
+    traced: list[str] = []
+    store = await create("zip", tmp_path)
+    store.__class__ = Traced
+    assert len(await read(store, ["a", "b/c"])) == 2
+    assert sorted(traced) == ["a", "b/c"]
+
+
+# --- threads ----------------------------------------------------------------------------------
+
+
+async def test_slow_consumer_holds_threads_back() -> None:
+    asked: list[str] = []
+
+    def get(key: str, byte_range: object) -> None:
+        asked.append(key)
+
+    shares = _blocking.get_in_threads([str(number) for number in range(5000)], get, 3)
+    share = await anext(shares)
+    assert len(share) == _blocking.SHARE
+    await asyncio.sleep(0.2)
+    assert len(asked) <= 3 * _blocking.SHARE
+    await shares.aclose()
+    assert len(asyncio.all_tasks()) == 1
+    assert len(asked) <= 3 * _blocking.SHARE
+
+
+@pytest.mark.parametrize("kind", ["local", "zip", "memory"])
+async def test_many_values_come_in_few_groups(kind: str, tmp_path: Path) -> None:
+    values = {str(number): b"x" for number in range(500)}
+    store = await create(kind, tmp_path, values)
+    groups = [group async for group in store.get_many(list(values), prototype=PROTOTYPE)]
+    assert sum(map(len, groups)) == 500
+    assert len(groups) < 50
+
+
+async def test_share_is_limited_in_bytes() -> None:
+    size = _blocking.SHARE_BYTES // 2
+
+    def get(key: str, byte_range: object) -> Any:
+        return PROTOTYPE.buffer.from_bytes(bytes(size))
+
+    shares = [len(share) async for share in _blocking.get_in_threads(["k"] * 9, get, 1)]
+    assert shares == [2, 2, 2, 2, 1]
+
+
+async def test_thread_stops_after_a_failure() -> None:
+    asked: list[str] = []
+
+    def get(key: str, byte_range: object) -> Any:
+        asked.append(key)
+        raise OSError(key)
+
+    with pytest.raises(OSError, match="k0"):
+        async for _ in _blocking.get_in_threads([f"k{n}" for n in range(100)], get, 1):
+            pass
+    assert asked == ["k0"]
+
+
+async def test_slow_storage_is_waited_for_by_all_threads() -> None:
+    together = threading.Barrier(4)
+
+    def get(key: str, byte_range: object) -> None:
+        together.wait(timeout=30)  # each of four requests needs a thread of its own
+
+    found = [pair async for share in _blocking.get_in_threads(["k"] * 4, get, 4) for pair in share]
+    assert sorted(found) == [(number, None) for number in range(4)]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+async def test_cancelled_while_a_thread_blocks(tmp_path: Path) -> None:
+    store = await create("local", tmp_path)
+    pipe = tmp_path / "local" / "pipe"
+    os.mkfifo(pipe)
+    opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    task = asyncio.create_task(read(store, ["pipe", *VALUES]))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 10)
+    assert len(asyncio.all_tasks()) == 1
+    pipe.open("wb").close()  # lets the thread go
+    for _ in range(100):
+        if opened is None or len(os.listdir("/proc/self/fd")) <= opened:
+            break
+        await asyncio.sleep(0.05)
+    else:
+        pytest.fail("a file is still open")
+
+
+# --- shards -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+@pytest.mark.parametrize(
+    "selection", [np.s_[:], np.s_[3:29, 5:31], np.s_[::9, ::9], np.s_[4, :], np.s_[0:0]]
+)
+async def test_shards_are_read_synchronously(
+    kind: str, selection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    store = await create(kind, tmp_path)
+    values = np.arange(32 * 32).reshape(32, 32)
+    values[:16, :16] = 0  # this shard is not stored
+    array = await asyncio.to_thread(
+        zarr.create_array, store, name="s", data=values, chunks=(8, 8), shards=(16, 16)
+    )
+    monkeypatch.setattr(type(store), "get_ranges", None)  # no request is made in the event loop
+    found = await asyncio.to_thread(array.__getitem__, selection)
+    np.testing.assert_array_equal(found, values[selection])
+    monkeypatch.undo()  # the other road finds the same
+    monkeypatch.setattr(codec_pipeline, "_read_synchronously", lambda batch: False)
+    np.testing.assert_array_equal(await asyncio.to_thread(array.__getitem__, selection), found)
+
+
+async def test_truncated_shard_is_an_error(tmp_path: Path) -> None:
+    store = await create("local", tmp_path)
+    values = np.arange(256).reshape(16, 16)
+    array = await asyncio.to_thread(
+        zarr.create_array, store, name="s", data=values, chunks=(8, 8), shards=(16, 16)
+    )
+    shard = tmp_path / "local" / "s" / "c" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:10])
+    for selection in (np.s_[:], np.s_[0, 0]):
+        with pytest.raises(ValueError, match="too short"):
+            await asyncio.to_thread(array.__getitem__, selection)
