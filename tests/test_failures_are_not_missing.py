@@ -36,7 +36,7 @@ PIPELINES = ["BatchedCodecPipeline", "FusedCodecPipeline"]
 def pipeline(request: pytest.FixtureRequest) -> Any:
     path = f"zarr.core.codec_pipeline.{request.param}"
     with zarr.config.set({"codec_pipeline.path": path}):
-        yield
+        yield request.param
 
 
 class CancellingStore(MemoryStore):
@@ -178,7 +178,7 @@ def test_a_member_that_cannot_be_understood_is_not_missing(
 
 @pytest.mark.parametrize("kind", ["local", "zip"])
 def test_a_short_read_of_a_file_is_not_taken_for_the_value(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = LocalStore(tmp_path / "files")
     array = zarr.create_array(
@@ -202,7 +202,8 @@ def test_a_short_read_of_a_file_is_not_taken_for_the_value(
     monkeypatch.setattr(os, "pread", short)
     np.testing.assert_array_equal(array[:], np.arange(16))
     np.testing.assert_array_equal(array[3:13], np.arange(3, 13))
-    assert calls > 0
+    # `FusedCodecPipeline` reads from a `LocalStore` through `get_sync`, which calls no `pread`.
+    assert (calls > 0) is not ((kind, pipeline) == ("local", "FusedCodecPipeline"))
     store.close()
 
 

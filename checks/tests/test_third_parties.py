@@ -101,7 +101,7 @@ def test_compare_refuses_a_pattern_that_matches_nothing(capsys: pytest.CaptureFi
 
 @pytest.mark.usefixtures("places")
 def test_compare_refuses_a_suite_that_does_not_work(capsys: pytest.CaptureFixture[str]) -> None:
-    failed = dict.fromkeys(STOCK, "failed")
+    failed: Outcomes = {"a.py::test_a": "failed"}
     assert not third_parties.compare("name", Suite("fake", []), failed, failed)
     assert "no test passed on the release" in capsys.readouterr().out
 
