@@ -17,6 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
+    if sys.version_info < (3, 12):  # noqa: UP036, any Python may run it
+        sys.exit(
+            f"run this with Python 3.12 or newer: {sys.executable} is {sys.version.split()[0]}"
+        )
     sys.path[0] = str(ROOT)
 
 from tools import children
@@ -45,6 +49,10 @@ class Mutant:
     tests: list[str]
     """Tests of which at least one must fail, as pytest arguments."""
 
+    def __post_init__(self) -> None:
+        if not self.tests:
+            raise BadMutant(f"{self}\n  names no tests")
+
     def __str__(self) -> str:
         return f"{self.file}: {self.breaks}"
 
@@ -59,6 +67,11 @@ class Mutant:
         if (count := text.count(self.before)) != 1:
             raise BadMutant(f"{self}\n  occurs {count} times, not once:\n{self.before}")
         return text.replace(self.before, self.after)
+
+
+def listed() -> list[Mutant]:
+    """Return the faults of `mutants.toml`."""
+    return [Mutant(**entry) for entry in tomllib.loads(LIST.read_text())["mutant"]]
 
 
 def survives(mutant: Mutant, python: str | Path, copy: Path = COPY) -> bool:
@@ -112,10 +125,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("words", nargs="*", metavar="WORD", help="try only faults with this word")
     words = parser.parse_args().words
-    table = tomllib.loads(LIST.read_text())["mutant"]
-    mutants = [mutant for mutant in (Mutant(**entry) for entry in table)
-               if not words or any(word in str(mutant) for word in words)]  # fmt: skip
     try:
+        mutants = listed()
+        for word in words:
+            if not any(word in str(mutant) for mutant in mutants):
+                parser.error(f"no fault has the word {word}")
+        if words:
+            mutants = [mutant for mutant in mutants if any(word in str(mutant) for word in words)]
         with alone():
             LOG.parent.mkdir(exist_ok=True)
             python = (

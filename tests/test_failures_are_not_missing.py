@@ -36,7 +36,7 @@ PIPELINES = ["BatchedCodecPipeline", "FusedCodecPipeline"]
 def pipeline(request: pytest.FixtureRequest) -> Any:
     path = f"zarr.core.codec_pipeline.{request.param}"
     with zarr.config.set({"codec_pipeline.path": path}):
-        yield
+        yield request.param
 
 
 class CancellingStore(MemoryStore):
@@ -178,7 +178,7 @@ def test_a_member_that_cannot_be_understood_is_not_missing(
 
 @pytest.mark.parametrize("kind", ["local", "zip"])
 def test_a_short_read_of_a_file_is_not_taken_for_the_value(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = LocalStore(tmp_path / "files")
     array = zarr.create_array(
@@ -192,10 +192,18 @@ def test_a_short_read_of_a_file_is_not_taken_for_the_value(
                 archive.write(path, path.relative_to(tmp_path / "files"))
         store = ZipStore(tmp_path / "files.zip", mode="r")
     array = zarr.open_array(store, mode="r")
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda file, size, start: pread(file, size, start)[:-1])
+    pread, calls = os.pread, 0
+
+    def short(file: int, size: int, start: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        return pread(file, size, start)[:-1]
+
+    monkeypatch.setattr(os, "pread", short)
     np.testing.assert_array_equal(array[:], np.arange(16))
     np.testing.assert_array_equal(array[3:13], np.arange(3, 13))
+    # `FusedCodecPipeline` reads from a `LocalStore` through `get_sync`, which calls no `pread`.
+    assert (calls > 0) is not ((kind, pipeline) == ("local", "FusedCodecPipeline"))
     store.close()
 
 
@@ -224,7 +232,7 @@ def test_no_chunk_is_decoded_once_another_has_failed(monkeypatch: pytest.MonkeyP
     workers = {"threading.max_workers": 4, "codec_pipeline.max_workers": 4}
     with zarr.config.set(workers), pytest.raises(ZeroDivisionError):
         array[:]
-    assert decoded < 512
+    assert decoded <= 64
 
 
 def test_shards_are_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:

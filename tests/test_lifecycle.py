@@ -96,6 +96,7 @@ def place(arrays: Place, caplog: pytest.LogCaptureFixture) -> Iterator[Place]:
     wait_until(lambda: all(request.ended for request in arrays.server.requests))
     wait_until(lambda: open_files() <= files)
     wait_until(lambda: all(map(in_a_pool, set(threading.enumerate()) - threads)))
+    assert len(set(threading.enumerate()) - threads) <= (os.cpu_count() or 1)
     logged = [it for it in caplog.get_records("call") if it.name != "aiohttp.server"]
     assert logged == []
 
@@ -128,8 +129,20 @@ def wait_until(condition: Callable[[], object]) -> None:
     assert condition()
 
 
+class LoopComplains(Exception):
+    """An event loop has reported tasks that did not end properly, though none read wrong data."""
+
+
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """`asyncio.run`, in an event loop that must not complain."""
+    """`asyncio.run`, in an event loop that must not complain.
+
+    Raises
+    ------
+    Exception
+        The exception of a task that has failed for another reason than its cancellation.
+    LoopComplains
+        If the event loop complains about anything else.
+    """
     logged: list[dict[str, Any]] = []
 
     async def watched() -> None:
@@ -138,7 +151,12 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
     asyncio.run(watched())
     gc.collect()
-    assert logged == []
+    for context in logged:
+        error = context.get("exception")
+        if error is not None and not isinstance(error.__cause__, asyncio.CancelledError):
+            raise error
+    if logged:
+        raise LoopComplains(logged)
 
 
 async def no_tasks() -> None:
@@ -224,14 +242,18 @@ async def cancelled_after(count: int, array: AsyncArray) -> bool:
     return False
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a task group takes the cancellation of its tasks by `asyncio.run` for their failure",
-)
-@pytest.mark.usefixtures("pipeline")
-def test_asyncio_run_ends_in_the_middle_of_a_read(place: Place) -> None:
-    async def main(kind: str, layout: str, count: int) -> None:
+@everywhere
+@both_layouts
+def test_asyncio_run_ends_in_the_middle_of_a_read(
+    place: Place, pipeline: str, kind: str, layout: str, request: pytest.FixtureRequest
+) -> None:
+    if pipeline != "FusedCodecPipeline" or kind not in ("memory", "local"):
+        reason = "a task group takes the cancellation of its tasks by `asyncio.run` for a failure"
+        # Not strict: which tasks have ended by then depends on timing.
+        request.applymarker(pytest.mark.xfail(raises=LoopComplains, reason=reason, strict=False))
+    broken_off: list[int] = []
+
+    async def main(count: int, tasks: list[asyncio.Task[None]]) -> None:
         ended = asyncio.Event()
         store = place.open(kind)
         array = await zarr.api.asynchronous.open_array(store=store, path=layout, mode="r")
@@ -253,15 +275,13 @@ def test_asyncio_run_ends_in_the_middle_of_a_read(place: Place) -> None:
             tasks[-1].add_done_callback(lambda _: ended.set())
             await ended.wait()
 
-    for kind, layout in itertools.product(KINDS, LAYOUTS):
-        broken_off: list[int] = []
-        for count in itertools.count(1):
-            tasks: list[asyncio.Task[None]] = []
-            run(main(kind, layout, count))
-            if count not in broken_off:
-                break
-        tasks[-1].result()
-        assert broken_off
+    for count in itertools.count(1):
+        tasks: list[asyncio.Task[None]] = []
+        run(main(count, tasks))
+        if count not in broken_off:
+            break
+    tasks[-1].result()
+    assert broken_off
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("http", "references")])
@@ -480,8 +500,7 @@ def interrupt():
 def interrupt_later():
     threading.Timer(random.uniform(0.001, 0.05), interrupt).start()
 
-kind, seed = kinds
-random.seed(seed)
+(kind,) = kinds
 """
 
 WHILE_SYNC = (
@@ -588,7 +607,7 @@ def test_interrupted_a_hundred_times(place: Place) -> None:
 @pytest.mark.parametrize("kind", ["memory", "http"])
 @pytest.mark.parametrize("code", [WHILE_SYNC, WHILE_ASYNC], ids=["sync", "async"])
 def test_interrupted_for_good(place: Place, kind: str, code: str) -> None:
-    child = in_a_child(place, code, kind, "0")
+    child = in_a_child(place, code, kind)
     assert child.returncode == -signal.SIGINT, child.stderr
     assert complaints(child.stderr) == []
 

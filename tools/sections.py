@@ -10,7 +10,7 @@ from pathlib import Path
 from checks import sections as checks
 from tools import children, covered, suite
 from tools.environment import BUILD, ROOT, Environment, SetupError
-from tools.outcomes import Outcomes, function, parted, total
+from tools.outcomes import Counts, Outcomes, function, parted, total
 from tools.overlay.problems import OverlayError
 from tools.overlay.project import Project
 from tools.selection import UPSTREAM, parse
@@ -225,7 +225,15 @@ def run(environment: Environment, options: argparse.Namespace, arguments: Sequen
             reports.append(_section(name, RUN[name], trial))
         else:
             reports.append(Report(name, good=False, notes=["not run"]))
+    if trial.selection and selects_nothing(reports):
+        reports.append(Report("selection", good=False, notes=["it selects no test"]))
     return summary(reports, time.monotonic() - began)
+
+
+def selects_nothing(reports: Sequence[Report]) -> bool:
+    """Tell whether sections ran pytest, and none of them has found a test."""
+    counts = [report.counts for report in reports if report.counts]
+    return bool(counts) and total(counts) == Counts()
 
 
 def _section(name: str, work: Callable[[Trial, Report], None], trial: Trial) -> Report:
@@ -256,15 +264,15 @@ def _deselected(trial: Trial, report: Report, *, in_docs: bool) -> list[str]:
 def summary(reports: Sequence[Report], seconds: float) -> int:
     """Print the table, and as the last line the counts of all tests; return the exit status."""
     print("\n==== summary\n")
-    print(f"{'':12}{'':8}{'passed':>8}{'failed':>8}{'skipped':>9}{'xfailed':>9}{'seconds':>9}")
+    print(f"{'':14}{'':8}{'passed':>8}{'failed':>8}{'skipped':>9}{'xfailed':>9}{'seconds':>9}")
     for report in reports:
         numbers = ""
         if counts := report.counts:
             numbers = f"{counts.passed:8}{counts.failed:8}{counts.skipped:9}{counts.xfailed:9}"
         verdict = "good" if report.good else "FAILED"
-        print(f"{report.name:12}{verdict:8}{numbers:34}{report.seconds:9.0f}")
+        print(f"{report.name:14}{verdict:8}{numbers:34}{report.seconds:9.0f}")
         for note in report.notes:
-            print(f"{'':12}{note}")
+            print(f"{'':14}{note}")
     counts = total(report.counts for report in reports if report.counts)
     good = all(report.good for report in reports)
     print(f"\n{'good' if good else 'FAILED'}, in {seconds:.0f} s\n")

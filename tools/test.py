@@ -19,7 +19,7 @@ SECTIONS = {
     "lint": "ruff over this checkout, and with upstream's settings over the merged modules",
     "types": "mypy over tools/ and checks/; with upstream's settings over merged modules and tests/",
     "fork": "the fork's tests, and how much of the overlay they cover",
-    "tools": "the tests of tools/, bench/ and checks/",
+    "tools": "the tests of the tools, measurements and checks: tools/tests/, bench/tests/, checks/tests/",
     "faults": "reads from a failing server, compared with the release; --whole runs all cells",
     "differential": "random reads and writes, compared with the release",
     "next": "the tests of the next form of the read path, in next/",
@@ -53,7 +53,7 @@ def main() -> int:
         prog="python3 tools/test.py",
         usage="%(prog)s [OPTIONS] [PYTEST ARGS]",
         description=_DESCRIPTION,
-        epilog=_ARGUMENTS + "\n".join(f"  {name:11} {what}" for name, what in SECTIONS.items()),
+        epilog=_ARGUMENTS + "\n".join(f"  {name:14} {what}" for name, what in SECTIONS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -144,7 +144,7 @@ def fault_in(cell: Cell, stock: Outcome, fork: Outcome) -> str | None:
             return f"{fork.error} where the release succeeds: {fork.detail}"
         case "error", "error" if cell.fault in WRONG_LENGTH and stock.error == "ValueError":
             # A codec noticed the wrong length. In the fork the store may notice it first.
-            return None if fork.error.endswith(("ValueError", "OSError")) else fork.error
+            return None if fork.error in ("ValueError", "OSError") else fork.error
         case "error", "error" if fork.error != stock.error:
             return f"{fork.error} where the release raises {stock.error}: {fork.detail}"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import TYPE_CHECKING
 
 from checks.faults.cells import (
@@ -10,10 +11,12 @@ from checks.faults.cells import (
     LIMITED,
     LIMITED_READS,
     READS,
+    TIME_LIMIT,
     Cell,
     Outcome,
     fault_in,
 )
+from tools.environment import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,9 +26,9 @@ type Found = Mapping[Cell, Mapping[str, Outcome]]
 _INTRODUCTION = """\
 # Reads from a server that misbehaves
 
-The outcome of a read when the server fails, with zarr 3.4.2 and with the fork, from the same local server.
+The outcome of a read when the server fails, with zarr {release} and with the fork, from the same local server.
 `data` is the correct data; `fill` means fill values in place of data that exists; `wrong` is any other data;
-`hang` is a read that did not end within 45 s. Anything else is the exception raised. A single entry applies
+`hang` is a read that did not end within {limit:.0f} s. Anything else is the exception raised. A single entry applies
 to both; of two entries, the first is the release's and the second the fork's. An entry in **bold** breaks a
 promise of the fork.
 
@@ -46,7 +49,9 @@ def markdown(found: Found) -> str:
     found : mapping
         The outcomes of each cell, by `stock` and `fork`.
     """
-    lines = [_INTRODUCTION, *_legend("What is read", READS | LIMITED_READS)]
+    release = tomllib.loads((ROOT / "overlay.lock").read_text())["upstream"]
+    introduction = _INTRODUCTION.format(release=release, limit=TIME_LIMIT)
+    lines = [introduction, *_legend("What is read", READS | LIMITED_READS)]
     lines += _legend("What the server does", {**_described(FAULTS), **LIMITED})
     for client, name in CLIENTS.items():
         lines += [f"## {name}", ""]

@@ -9,6 +9,10 @@ import pytest
 
 from checks import mutants
 from checks.mutants import BadMutant, Mutant, passes, survives
+from tools import suite
+from tools.overlay import tree
+from tools.overlay.project import Project
+from tools.overlay.upstream import at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +51,28 @@ def test_a_fault_survives_if_no_test_fails(
 def test_the_text_to_replace_occurs_once(tried: Path, before: str, count: int) -> None:
     with pytest.raises(BadMutant, match=f"occurs {count} times, not once"):
         survives(fault(tried, before, ""), sys.executable, tried / "copy")
+
+
+def test_a_word_that_no_fault_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mutants.py", "zarr", "no such word"])
+    with pytest.raises(SystemExit, match="2"):
+        mutants.main()
+    assert "no fault has the word no such word" in capsys.readouterr().err
+
+
+def test_a_fault_without_tests() -> None:
+    with pytest.raises(BadMutant, match="names no tests"):
+        Mutant("sample.py", "a", "b", "nothing", [])
+
+
+def test_each_listed_fault_applies_once(tmp_path: Path) -> None:
+    project = Project()
+    release = at(suite.unpacked(project), unpack_into=project.downloads)
+    tree.materialise(project.plan(release), release.root, tmp_path)
+    for mutant in mutants.listed():
+        mutant.applied((tmp_path / mutant.file).read_text())
 
 
 def test_a_test_that_is_not_there_is_no_verdict(tried: Path) -> None:

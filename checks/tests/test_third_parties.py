@@ -92,6 +92,20 @@ def test_compare_gives_the_reason_of_what_is_expected(capsys: pytest.CaptureFixt
     assert "1 expected, *::test_a: a reason" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("places")
+def test_compare_refuses_a_pattern_that_matches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    suite = Suite("fake", [], expected={"*::test_a": "a reason", "*::test_c": "another"})
+    assert not third_parties.compare("name", suite, STOCK, FORK)
+    assert "NONE expected, *::test_c: another" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("places")
+def test_compare_refuses_a_suite_that_does_not_work(capsys: pytest.CaptureFixture[str]) -> None:
+    failed: Outcomes = {"a.py::test_a": "failed"}
+    assert not third_parties.compare("name", Suite("fake", []), failed, failed)
+    assert "no test passed on the release" in capsys.readouterr().out
+
+
 def _fake_pip(environment: Environment, monkeypatch: pytest.MonkeyPatch, unpacks: str) -> None:
     module = environment.path / "modules" / "pip" / "__main__.py"
     module.parent.mkdir(parents=True)

@@ -14,7 +14,7 @@ WIDTH = 72
 """How long a title may be, and a line of the text."""
 HEADINGS = ("## Summary", "## For reviewers")
 """The headings of upstream's template that the text has, in this order. The template's others, `## Author
-attestation` and `## TODO`, are the same for every pull request: they belong in `closing`."""
+attestation` and `## TODO`, are for the person who opens the pull request."""
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9_-])*")
 _TITLE = re.compile(
@@ -186,7 +186,7 @@ class _Reader:
         return kind(*(self.get(where, table, key, type_) for key, type_ in types.items()))
 
     def pull_request(
-        self, number: int, table: dict[str, Any], series: dict[str, Series], closing: str
+        self, number: int, table: dict[str, Any], series: dict[str, Series]
     ) -> PullRequest:
         where = str(table.get("branch") or f"pull request {number}")
         self.known(where, table, {f.name.replace("most_", "most-") for f in fields(PullRequest)})
@@ -212,8 +212,7 @@ class _Reader:
                 if not re.fullmatch(form, item):
                     what = f"`{item}` under `{key}` has another form"
                     self.wrong(where, what, f"list {said}")
-        text = "\n\n".join(part.strip() for part in (text, closing) if part.strip())
-        return PullRequest(branch, name, title, text, most, tuple(issues), **lists)
+        return PullRequest(branch, name, title, text.strip(), most, tuple(issues), **lists)
 
     def body(self, where: str, text: str) -> None:
         """Look at the form of a text."""
@@ -237,13 +236,12 @@ def load(path: Path) -> Manifest:
     except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
         raise StackError([Problem(NAME, f"cannot be read: {error}", "write it")]) from None
     reader, top = _Reader(), "top level"
-    reader.known(top, table, {"series", "pull_request", "own", "compatible", "closing"})
+    reader.known(top, table, {"series", "pull_request", "own", "compatible"})
     series = [reader.make(Series, t) for t in reader.many(top, table, "series", dict)]
     by_name = {each.name: each for each in series}
-    closing = str(table.get("closing", ""))
     own = reader.many(top, table, "own", str)
     requests = [
-        reader.pull_request(number, entry, by_name, closing)
+        reader.pull_request(number, entry, by_name)
         for number, entry in enumerate(reader.many(top, table, "pull_request", dict), 1)
     ]
     compatible = [

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tools import children, installer, suite
-from tools.environment import Environment
+from tools.environment import Environment, SetupError
 from tools.outcomes import Counts, finished, read
 from tools.overlay.project import Project
 from tools.stack import check
@@ -126,7 +126,8 @@ class Verification:
         self._remove_tree()
         try:
             self.repository.git("worktree", "add", "--detach", self.tree.path, self.made.base)
-            self._install(self.made.base, "base")
+            if failed := self._install(self.made.base, "base"):
+                raise SetupError("\n".join(["the base of the branches:", *failed]))
             touched = {path for branch in chosen for path in self._touched(branch)}
             known = self._lint("base", sorted(touched))
             verdicts = []
@@ -216,7 +217,7 @@ class Verification:
         return [f"{title} fails:", *(f"   {line}" for line in said[-15:])] if status else []
 
     def _lint(self, name: str, paths: Sequence[str]) -> Findings:
-        """Return what the linters say of files, of those that are there."""
+        """Return what the linters say of files, of those that are there; raise if one of them cannot run."""
         there = [path for path in paths if (self.tree.path / path).exists()]
         modules = [path for path in there if path.endswith(".py")]
         found: Findings = Counter()
@@ -226,7 +227,9 @@ class Verification:
             if some and (said := self._run(name, title, ["-m", *command, *cache, *some])):
                 log = self.reports / f"{name}-{title.replace(' ', '-')}.txt"
                 lines = findings(log.read_text(errors="replace"))
-                found += Counter({f"{title}: {line}": n for line, n in lines.items()} or said)
+                if not any(line.partition(": ")[0] in some for line in lines):
+                    raise SetupError("\n".join(said))
+                found += Counter({f"{title}: {line}": n for line, n in lines.items()})
         return found
 
     def _pytest(self, verdict: Verdict, name: str, *arguments: str) -> None:

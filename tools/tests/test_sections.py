@@ -72,6 +72,13 @@ def test_nothing_collected_is_wrong_unless_selected(
     assert report.good is selected
 
 
+def test_sections_without_a_test() -> None:
+    lint, empty = Report("lint"), Report("faults", counts=Counts())
+    assert not sections.selects_nothing([lint])
+    assert sections.selects_nothing([lint, empty, empty])
+    assert not sections.selects_nothing([empty, Report("fork", counts=Counts(skipped=1))])
+
+
 def test_check(capfd: pytest.CaptureFixture[str]) -> None:
     report = Report("some")
     _trial().check(report, "fine", "-c", "print('what it says')")
@@ -90,7 +97,7 @@ def test_summary_ends_with_the_counts(capsys: pytest.CaptureFixture[str]) -> Non
     assert sections.summary(reports, 1.0) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[-1] == "4 passed, 1 failed, 1 skipped"
-    assert "lint        FAILED" in "\n".join(out)
+    assert "lint          FAILED" in "\n".join(out)
 
 
 def test_build_is_ignored() -> None:

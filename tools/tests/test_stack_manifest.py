@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 
 TEXT = """\
 own = ["docs/picture.png"]
-closing = '''
-## TODO
-
-- [ ] Tests
-'''
 
 [[compatible]]
 definition = "zarr/store.py::f"
@@ -81,9 +76,7 @@ def test_load(tmp_path: Path) -> None:
     assert [request.branch for request in manifest.pull_requests] == ["feat/one", "feat/two"]
     assert (first.most_added, second.most_added) == (20, 3)
     assert first.message.startswith("feat(store)!: add one\n\n## Summary\n\nBecause.\n\n## For")
-    assert second.message == (
-        "feat: add two\n\n## Summary\n\nWhy.\n\n## For reviewers\n\nHow.\n\n## TODO\n\n- [ ] Tests\n"
-    )
+    assert second.message == ("feat: add two\n\n## Summary\n\nWhy.\n\n## For reviewers\n\nHow.\n")
     assert first.issues == (12,)
     assert list(first.selectors()) == [
         ("zarr/store.py::Store.get_many", "src/zarr/store.py::Store.get_many"),

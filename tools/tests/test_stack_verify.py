@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tools import children
-from tools.environment import Environment
+from tools.environment import Environment, SetupError
 from tools.overlay import tree
 from tools.overlay.tidy import ruff
 from tools.overlay.upstream import Release
@@ -236,16 +236,42 @@ def test_a_check_of_upstreams_that_fails(verification: Verification) -> None:
     assert verdict.wrong == ["lint_docs.py fails:", "   not like this"]
 
 
+def with_hook(verification: Verification, check: str) -> Verification:
+    """Return the run on a base whose build begins with a check."""
+    repository = verification.repository
+    (repository.path / "hook.py").write_text(HOOK + check)
+    who = ("-c", "user.name=n", "-c", "user.email=e")
+    repository.git(*who, "commit", "--quiet", "--all", "--message=Break")
+    return again(verification, repository.commit("main"))
+
+
 @pytest.mark.slow
 def test_one_branch_that_does_not_install(verification: Verification) -> None:
-    hook = verification.repository.path / "hook.py"
-    hook.write_text("raise SystemExit('no build today')\n")
-    who = ("-c", "user.name=n", "-c", "user.email=e")
-    verification.repository.git(*who, "commit", "--quiet", "--all", "--message=Break")
-    base = verification.repository.commit("main")
-    (verdict,) = again(verification, base).run(["feat/report"])
+    check = (
+        "\nif Path(__file__).with_name('tests').joinpath('test_report.py').exists():\n"
+        "    raise SystemExit('no build today')\n"
+    )
+    (verdict,) = with_hook(verification, check).run(["feat/report"])
     assert verdict.wrong[0] == "install fails:"
     assert any("no build today" in line for line in verdict.wrong)
+
+
+@pytest.mark.slow
+def test_a_base_that_does_not_install(verification: Verification) -> None:
+    broken = with_hook(verification, "\nraise SystemExit('no build today')\n")
+    with pytest.raises(
+        SetupError, match=r"(?s)the base of the branches:\ninstall fails:.*no build"
+    ):
+        broken.run(["feat/report"])
+
+
+@pytest.mark.slow
+def test_a_linter_that_cannot_run(
+    verification: Verification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(verify.LINTERS, "mypy", ("mypy", "--no-such-option"))
+    with pytest.raises(SetupError, match=r"(?s)mypy fails:.*--no-such-option"):
+        verification.run(["feat/report"])
 
 
 @pytest.mark.slow
