@@ -499,6 +499,7 @@ for kind in kinds:
 """
 
 INTERRUPT_LATER = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 interrupted = threading.Event()
 
 def interrupt():
