@@ -52,7 +52,8 @@ def _several_errors(
         return False
     if ("members" in stock) != ("members" in fork):
         return False
-    possible = set(stock["alone"])
+    # A write that reads may fail in writing on one side, and in reading on the other.
+    possible = {*stock["alone"], *stock.get("members", [stock.get("raised")])}
     if step and ("fields" in step or "out" in step):
         possible |= {"builtins.TypeError", "builtins.ValueError"}
     return len(possible) > 1 and set(fork.get("members", [fork.get("raised")])) <= possible
