@@ -79,3 +79,11 @@ def test_a_scalar_is_assigned_as_it_is(value: Any) -> None:
     buffer = default_buffer_prototype().nd_buffer.create(shape=(2,), dtype=object, fill_value=0)
     buffer[:] = value
     assert buffer.as_numpy_array().tolist() == [value, value]
+
+
+def test_an_object_that_is_a_sequence_is_not_taken_apart() -> None:
+    value = np.empty((), dtype=object)
+    value[()] = [1, 2]
+    buffer = default_buffer_prototype().nd_buffer.create(shape=(2,), dtype=object, fill_value=0)
+    buffer[:] = value
+    assert buffer.as_numpy_array().tolist() == [[1, 2], [1, 2]]
