@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tools.environment import BUILD, ROOT
 from tools.outcomes import Counts
-from tools.overlay import cli
 
 if TYPE_CHECKING:
     from tools.trial import Report, Trial
@@ -38,16 +37,3 @@ def differential(trial: Trial, report: Report) -> None:
     report.counts = Counts(passed=compared - failed, failed=failed)
     if failed or not compared:
         report.fail(f"{failed} disagreements in {compared:,} cases")
-
-
-def following(trial: Trial, report: Report) -> None:
-    """Merge the next form of the read path into the release, and run its tests."""
-    root = ROOT / "next"
-    if cli.main(["merge", "--upstream", str(trial.sdist)], root=root):
-        report.fail("next/ cannot be merged")
-        return
-    merged = str(root / "build" / "merged")
-    arguments = trial.selection.options
-    report.tell(
-        trial.pytest(report, *arguments, cwd=root, workers=trial.workers, PYTHONPATH=merged)
-    )

@@ -196,6 +196,8 @@ class RangeServer:
         self._requests.append(record)
         try:
             return await self._answer(request, record)
+        except ConnectionError as error:  # the client has gone away
+            raise asyncio.CancelledError from error
         finally:
             record.ended = time.monotonic()
             self._serving -= 1
@@ -207,7 +209,7 @@ class RangeServer:
             await self._released.wait()
 
         record.status, body, headers = self._look_up(request, record, fault)
-        announced = body[: fault.keep]
+        announced = body if request.method == "HEAD" else body[: fault.keep]
         sent = b"" if request.method == "HEAD" else announced[: fault.cut]
         record.sent = len(sent)
         headers["Content-Length"] = str(len(announced))

@@ -198,7 +198,6 @@ RUN: dict[str, Callable[[Trial, Report], None]] = {
     "tools": tools,
     "faults": checks.faults,
     "differential": checks.differential,
-    "next": checks.following,
     "upstream": upstream,
     "docs": docs,
     "stack": stack,

@@ -26,13 +26,9 @@ from hypothesis import strategies as st
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import ZstdCodec
-from zarr.core._chunk_reads import SHARE, SHARE_BYTES
 from zarr.core.sync import SyncError, sync
 from zarr.errors import ChunkNotFoundError
-from zarr.experimental import _block_reader
-from zarr.experimental._readahead import OVERHEAD, UNSEEN
 from zarr.experimental.block_stream import Block, BlockStream, BlockStreamStats
-from zarr.experimental.read_report import report_reads
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 pytest.importorskip("fsspec", minversion="2024.12.0")
@@ -53,7 +49,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 
-SECONDS = 300
+SECONDS = 20
 """How long anything may take before a test fails. What works takes a fraction of a second."""
 
 
@@ -132,6 +128,12 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+OVERHEAD = 4096
+SHARE = 64
+SHARE_BYTES = 1 << 16
+UNSEEN = 8
+
+
 def decode_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "zarr_block_decode"]
 
@@ -158,7 +160,7 @@ def assert_same(block: Any, expected: Any) -> None:
     assert block.shape == expected.shape
     assert block.flags.c_contiguous == expected.flags.c_contiguous
     assert block.flags.f_contiguous == expected.flags.f_contiguous
-    if block.dtype.kind in ("O", "T"):
+    if block.dtype.kind in "OT":
         assert block.tolist() == expected.tolist()
     else:
         assert block.tobytes("A") == expected.tobytes("A")
@@ -210,7 +212,7 @@ def test_structured_data_and_variable_length_bytes() -> None:
     assert_streams(array)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_array(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
@@ -309,7 +311,7 @@ def test_arrays_in_step(tmp_path: Path) -> None:
         np.testing.assert_array_equal(block.arrays["calls"], calls[block.span, 1:5, 1])
         np.testing.assert_array_equal(block.arrays["positions"], positions[block.span])
         np.testing.assert_array_equal(block.arrays["names"], names[block.span])
-    with pytest.raises(ValueError, match="too many values"):
+    with pytest.raises(ValueError, match="'calls', 'positions', 'names'"):
         blocks[0].array  # noqa: B018
 
 
@@ -407,30 +409,6 @@ def test_threads_that_decode(threads: int) -> None:
     assert max(most) == threads
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_small_chunks_are_parted_among_the_threads(
-    threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many arrive at once; each thread takes a few of them at a time."""
-    count = 2 * SHARE * threads
-    array = make_array(blocks=count, compressors=[ZstdCodec()])
-    barrier, decode = threading.Barrier(threads), ZstdCodec._decode_sync
-    decoding: list[int] = []
-
-    def spy(self: ZstdCodec, chunk: Buffer, spec: ArraySpec) -> Buffer:
-        ident = threading.get_ident()
-        if ident not in decoding:
-            barrier.wait(SECONDS)  # all threads at once
-        decoding.append(ident)
-        return decode(self, chunk, spec)
-
-    monkeypatch.setattr(ZstdCodec, "_decode_sync", spy)
-    with BlockStream(array, decode_threads=threads) as stream:
-        assert values(stream) == list(range(1, count + 1))
-    assert len(decoding) == count
-    assert len(set(decoding)) == threads
-
-
 def test_a_closed_stream_decodes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     array = make_array(blocks=2 * SHARE, compressors=[ZstdCodec()])
     decode = ZstdCodec._decode_sync
@@ -450,26 +428,10 @@ def test_a_closed_stream_decodes_nothing_more(monkeypatch: pytest.MonkeyPatch) -
         assert begun.wait(SECONDS)
         stream.close()
         closed.set()
-        assert taken.result(SECONDS) == []
+        with pytest.raises(ValueError, match="closed"):
+            taken.result(SECONDS)
     until(lambda: not decode_threads())
     assert len(decoding) == 1
-
-
-@pytest.mark.parametrize(("nbytes", "collected"), [(SHARE_BYTES, 1 << 40), (8, 20)])
-def test_what_is_large_or_much_is_decoded_while_more_is_fetched(
-    nbytes: int, collected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A chunk that is worth a thread, or several that are together."""
-    monkeypatch.setattr(_block_reader, "COLLECTED_BYTES", collected)
-    monkeypatch.setattr(_block_reader, "QUIET_SECONDS", 10 * SECONDS)
-    monkeypatch.setattr(_block_reader, "COLLECTING_SECONDS", 10 * SECONDS)
-    store = GatedStore()
-    array = make_array(store, nbytes=nbytes)
-    store.opened = {f"c/{number}" for number in range(3)}
-    with BlockStream(array) as stream, ThreadPoolExecutor(1) as pool:
-        for index in range(3):
-            assert pool.submit(next, stream).result(SECONDS).index == index
-        store.opened = None
 
 
 def test_a_machine_that_has_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,23 +472,6 @@ def test_nothing_is_read_before_a_block_is_asked_for() -> None:
     assert store.asked == []
 
 
-@pytest.mark.parametrize(("light", "begun"), [(1, 1), (2, 2), (3, 3), (10, 10)])
-def test_the_first_blocks_are_read_alone(light: int, begun: int) -> None:
-    """One block, or several that are light beside the budget: then all of them go on."""
-    store = GatedStore()
-    array = make_array(store)
-    store.opened = set()
-    budget = light * UNSEEN * (8 + OVERHEAD)
-    with ThreadPoolExecutor(1) as pool, BlockStream(array, readahead_bytes=budget) as stream:
-        first = pool.submit(next, stream)
-        until(lambda: len(store.asked) == begun)
-        time.sleep(0.02)
-        assert store.asked == [f"c/{number}" for number in range(begun)]
-        store.opened = None
-        assert first.result(SECONDS).index == 0
-        until(lambda: len(store.asked) >= UNSEEN)
-
-
 @pytest.mark.parametrize("fits", [1, 3, 8])
 def test_a_slow_consumer_holds_reading_back(fits: int) -> None:
     nbytes = 100_000
@@ -536,7 +481,7 @@ def test_a_slow_consumer_holds_reading_back(fits: int) -> None:
     budget = fits * weight
     with BlockStream(array, readahead_bytes=budget) as stream:
         for taken, block in enumerate(stream, start=1):
-            until(lambda: stream.stats.max_blocks_in_flight >= fits)
+            time.sleep(0.01)
             held = [key for key in store.asked if int(key[2:]) >= taken]
             assert len(held) * nbytes <= budget
             assert int(block.array[0]) == taken
@@ -583,8 +528,8 @@ def test_text_is_weighed_with_what_it_points_to() -> None:
     array = zarr.create_array({}, data=words, chunks=(1,), compressors=ZstdCodec())
     with BlockStream(array, readahead_bytes=1_000_000) as stream:
         for _ in stream:
-            until(lambda: stream.stats.max_blocks_in_flight >= 2)
-    assert stream.stats.max_blocks_in_flight <= 10
+            time.sleep(0.002)
+    assert 2 <= stream.stats.max_blocks_in_flight <= 10
     assert stream.stats.nbytes >= 40 * 100_000
 
 
@@ -617,11 +562,12 @@ def test_memory_holds_the_budget_and_two_blocks(tmp_path: Path) -> None:
         with BlockStream(arrays, readahead_bytes=budget, decode_threads=2) as stream:
             for number, each in enumerate(stream):
                 assert each.index == number
-                until(lambda: stream.stats.max_blocks_in_flight >= 2)
+                time.sleep(0.005)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert stream.stats.max_nbytes_in_flight <= budget
+    assert stream.stats.max_blocks_in_flight >= 2
     assert peak <= budget + 2 * block
 
 
@@ -658,7 +604,7 @@ def test_blocks_of_one_file_are_read_together(tmp_path: Path) -> None:
     array = make_array(Counting(), blocks=100)
     with BlockStream(array) as stream:
         list(stream)
-    assert calls == [100]
+    assert calls == [2, 4, 8, 16, 32, 37]  # after the first block by itself
 
 
 # --- iteration -------------------------------------------------------------------------------------
@@ -770,13 +716,6 @@ def test_progress_of_rich() -> None:
     console.file.close()
 
 
-def test_a_report_sees_what_a_stream_reads() -> None:
-    array = make_array(GatedStore())
-    with report_reads() as report, BlockStream(array) as stream:
-        list(stream)
-    assert report.requests == report.reads == stream.stats.requests == 10
-
-
 def test_figures(caplog: pytest.LogCaptureFixture) -> None:
     array = make_array()
     with caplog.at_level(logging.INFO, "zarr.experimental.block_stream"):
@@ -801,19 +740,19 @@ def test_what_the_consumer_waited_for() -> None:
     with ThreadPoolExecutor(1) as pool:
         with BlockStream(array) as stream:
             first = pool.submit(next, stream)
-            time.sleep(1.5)
+            time.sleep(0.2)
             store.opened = None
             first.result(SECONDS)
-            assert stream.stats.io_seconds > max(0.7, stream.stats.decode_seconds)
-        with BlockStream(array, transform=lambda block: time.sleep(1.5)) as slow:
+            assert stream.stats.io_seconds > max(0.1, stream.stats.decode_seconds)
+        with BlockStream(array, transform=lambda block: time.sleep(0.5)) as slow:
             next(slow)
-            assert slow.stats.decode_seconds > max(0.7, slow.stats.io_seconds)
+            assert slow.stats.decode_seconds > max(0.1, slow.stats.io_seconds)
         with BlockStream(array, readahead_bytes=1) as idle:
             next(idle)
             next(idle)
-            time.sleep(1.5)
+            time.sleep(0.2)
             list(idle)
-            assert idle.stats.consumer_seconds > 0.7
+            assert idle.stats.consumer_seconds > 0.1
 
 
 # --- errors ----------------------------------------------------------------------------------------
@@ -836,7 +775,8 @@ def test_an_error_comes_at_its_block(failing: int, odd: bool) -> None:
             collect(stream, taken)
         assert raised.value is error
         assert taken == list(range(1, failing + 1))
-        assert list(stream) == []
+        with pytest.raises(RuntimeError, match=f"block {failing}"):
+            next(stream)
     assert stream.stats.blocks == failing
 
 
@@ -848,33 +788,50 @@ async def test_an_error_of_an_async_for() -> None:
     async with BlockStream(array) as stream:
         with pytest.raises(Unreadable):
             await collect_async(stream, taken)
-        assert [block async for block in stream] == []
+        with pytest.raises(RuntimeError, match="block 4"):
+            await anext(stream)
     assert taken == [1, 2, 3, 4]
 
 
-def test_an_error_that_passes_is_not_forgotten() -> None:
-    """A fetch failed, and does not fail again: nothing tells which block it was of."""
+@pytest.mark.parametrize("failing", [0, 5, 20])
+def test_an_error_that_passes_does_not_end_a_stream(failing: int) -> None:
+    """The blocks that were read with it are read again one by one."""
     store = GatedStore()
-    make_array(store)
+    make_array(store, blocks=43)
 
     class Passing(GatedStore):
         failed = False
 
         async def get(self, key: str, *args: Any, **options: Any) -> Buffer | None:
-            if key == "c/5" and not self.failed:
+            if key == f"c/{failing}" and not self.failed:
                 self.failed = True
                 raise Unreadable("once")
             return await super().get(key, *args, **options)
 
     passing = Passing(store._store_dict)
-    taken: list[int] = []
-    with (
-        BlockStream(zarr.open_array(passing)) as stream,
-        pytest.raises(Unreadable, match="once"),
-    ):
-        collect(stream, taken)
-    assert taken == list(range(1, len(taken) + 1))
-    assert 5 <= len(taken) <= 9
+    with BlockStream(zarr.open_array(passing)) as stream:
+        assert values(stream) == list(range(1, 44))
+    assert passing.failed
+
+
+@pytest.mark.parametrize("shards", [None, (6, 8)])
+def test_an_error_names_the_array_the_block_and_the_chunk(shards: Any) -> None:
+    store = MemoryStore()
+    values = np.arange(18 * 8).reshape(18, 8)
+    array = zarr.create_array(
+        store, name="calls", data=values, chunks=(3, 4), shards=shards, compressors=ZstdCodec()
+    )
+    key = "c/2/0" if shards else "c/4/1"
+    path = f"calls/{key}"
+    store._store_dict[path] = store._store_dict[path].from_bytes(b"nonsense")
+    stream = BlockStream({"call": array})
+    with pytest.raises(Exception) as raised:
+        list(stream)
+    (note,) = raised.value.__notes__
+    block = (2, "12 to 17") if shards else (4, "12 to 14")
+    assert "'call' (memory://" in note
+    assert "/calls)" in note
+    assert f"block {block[0]} (rows {block[1]}), chunk {key}" in note
 
 
 def test_corrupt_chunks() -> None:
@@ -929,24 +886,10 @@ def test_stores_that_break_their_contract() -> None:
             for index, key in enumerate(requests[:1]):
                 yield [(index, await self.get(key, prototype))]
 
+    array = zarr.create_array(Forgetful(), data=np.arange(16).reshape(8, 2), chunks=(2, 1))
     with (
-        BlockStream(make_array(Forgetful())) as stream,
-        pytest.raises(RuntimeError, match="did not report"),
-    ):
-        list(stream)
-
-    class Repeating(MemoryStore):
-        async def get_many(
-            self, requests: Sequence[Any], *, prototype: BufferPrototype
-        ) -> AsyncIterator[Any]:
-            for index, key in enumerate(requests):
-                yield [(index, await self.get(key, prototype))]
-            await asyncio.sleep(0.01)
-            yield [(0, None)]
-
-    with (
-        BlockStream(make_array(Repeating()), readahead_bytes=1) as stream,
-        pytest.raises(RuntimeError, match="twice"),
+        BlockStream(array) as stream,
+        pytest.raises(RuntimeError, match="No result for 1 of 2 chunks"),
     ):
         list(stream)
 
@@ -957,13 +900,24 @@ def test_bad_arguments() -> None:
     longer = zarr.create_array({}, shape=(88,), chunks=(8,), dtype="int8", name="longer")
     scalar = zarr.create_array({}, shape=(), dtype="int8", name="scalar")
     for arrays, options, error, message in (
-        ({"a": array, "b": other}, {}, ValueError, r"'b'.*coarse.*80 in 5 chunks.*'a'.*80 in 10"),
+        (
+            {"a": array, "b": other},
+            {},
+            ValueError,
+            r"'a'.*80 in 10 chunks of 8.*'b'.*coarse.*80 in 5 chunks of 16",
+        ),
         ({"a": array, "b": longer}, {}, ValueError, r"'b'.*longer.*88"),
+        ({"a": array, "b": longer}, {"block_length": 4}, ValueError, r"'b'.*longer.*88"),
         ({"a": array, "b": scalar}, {}, IndexError, r"'b'.*scalar.*no axis"),
         (scalar, {}, IndexError, r"scalar.*no axis"),
         ({}, {}, ValueError, "no array"),
         ({"x": np.zeros(3)}, {}, TypeError, "'x' is not a zarr.Array"),
-        (array.async_array, {}, TypeError, "AsyncArray"),
+        ([array], {}, TypeError, r"mapping of names to arrays, such as \{'a': a, 'b': b\}"),
+        (array, {"selection": (0, 0)}, IndexError, "2 axes, and there are 0 after the first"),
+        (array, {"blocks": 3}, TypeError, r"such as \[3\], got 3"),
+        (array, {"block_length": 0}, ValueError, "block_length"),
+        (array, {"readahead_bytes": 1e6}, ValueError, "whole number of bytes.*got 1000000.0"),
+        (array, {"readahead_bytes": "64M"}, ValueError, "'64MB' or '64MiB', got '64M'"),
         ({"a": longer}, {"blocks": [3, 11]}, IndexError, "'a'.*longer.*block 11 is out of range"),
         ({"a": array}, {"start": 12}, IndexError, "'a'.*12"),
         ({"a": array}, {"selection": {"b": 1}}, ValueError, "'b'"),
@@ -993,7 +947,8 @@ def test_close_cancels_what_is_in_flight() -> None:
     stream.close()
     assert store.in_flight == stream.stats.nbytes_in_flight == 0
     assert sorted(store.cancelled) == [f"c/{n}" for n in range(1, 10)]
-    assert list(stream) == []
+    with pytest.raises(ValueError, match="closed"):
+        next(stream)
     stream.close()
 
 
@@ -1013,7 +968,8 @@ def test_a_stream_that_was_closed_before_it_began() -> None:
     store = GatedStore()
     stream = BlockStream(make_array(store))
     stream.close()
-    assert list(stream) == []
+    with pytest.raises(ValueError, match="closed"):
+        next(stream)
     assert store.asked == []
 
 
@@ -1024,10 +980,12 @@ def test_close_wakes_whoever_waits() -> None:
     stream = BlockStream(array)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(list, stream) for _ in range(2)]
-        until(lambda: store.in_flight == 10)
+        until(lambda: store.in_flight == 1)
         time.sleep(0.01)
         stream.close()
-        assert [each.result(SECONDS) for each in waiting] == [[], []]
+        for each in waiting:
+            with pytest.raises(ValueError, match="closed"):
+                each.result(SECONDS)
 
 
 def test_close_does_not_wait_for_a_transform() -> None:
@@ -1043,7 +1001,8 @@ def test_close_does_not_wait_for_a_transform() -> None:
         waiting = pool.submit(list, stream)
         assert entered.wait(SECONDS)
         stream.close()
-        assert waiting.result(SECONDS) == []
+        with pytest.raises(ValueError, match="closed"):
+            waiting.result(SECONDS)
         leave.set()
 
 
@@ -1051,7 +1010,8 @@ def test_a_transform_may_close_its_stream() -> None:
     streams: list[BlockStream[None]] = []
     stream = BlockStream(make_array(), transform=lambda block: streams[0].close())
     streams.append(stream)
-    assert list(stream) == []
+    with pytest.raises(ValueError, match="closed"):
+        list(stream)
 
 
 def test_a_break_leaves_nothing_behind() -> None:
@@ -1109,7 +1069,7 @@ PROGRAMS = {
     "global": "next(stream)",
     "waiting": """
 def take():
-    with suppress(RuntimeError):  # a store that reads in threads has none any more
+    with suppress(RuntimeError, ValueError):  # no more threads, or closed
         list(stream)
 
 threading.Thread(target=take, daemon=True).start()
@@ -1117,7 +1077,7 @@ time.sleep(0.05)
 """,
     "async": "asyncio.run(anext_of(stream))",
     "transform": (
-        "stream = BlockStream(array, transform=lambda b: b.index and time.sleep(3600)); next(stream)"
+        "stream = BlockStream(array, transform=lambda b: b.index and time.sleep(60)); next(stream)"
     ),
     "unfinished": "with suppress(ZeroDivisionError):\n    for block in stream: 1 / 0",
     "uncaught cycle": "stream.me = stream if hasattr(stream, '__dict__') else None; next(stream)",
@@ -1155,7 +1115,7 @@ from zarr.storage import LocalStore
 class Slow(LocalStore):
     async def get(self, key, *args, **options):
         if key.startswith("c/") and key != "c/0":
-            await asyncio.sleep(3600)
+            await asyncio.sleep(60)
         return await super().get(key, *args, **options)
 
 async def anext_of(stream):
@@ -1165,6 +1125,7 @@ array = zarr.open_array({"Slow" if slow else "LocalStore"}({str(tmp_path / "arra
 stream = BlockStream(array, readahead_bytes=20_000)
 {PROGRAMS[program]}
 """
+    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-W", "always", "-W", "ignore::DeprecationWarning", "-c", text],
         capture_output=True,
@@ -1174,6 +1135,7 @@ stream = BlockStream(array, readahead_bytes=20_000)
     )
     assert done.stderr == ""
     assert done.returncode == 0
+    assert time.monotonic() - began < SECONDS / 2
 
 
 def count(path: str) -> int:
@@ -1277,4 +1239,5 @@ def test_references_into_one_file_are_merged() -> None:
         with served(FsspecStore(fs, read_only=True, path=""), http) as array:
             with BlockStream(array) as stream:
                 assert values(stream) == list(range(1, 101))
-            assert len(server.requests) == stream.stats.requests == 2
+            # The window of each size is one range of the file.
+            assert len(server.requests) == stream.stats.requests == 7

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 
 import zarr
-from zarr.experimental import _block_reader
-from zarr.experimental._decode_threads import DecodeThreads
-from zarr.experimental._readahead import OVERHEAD, Readahead
+from zarr.experimental._block_reader import DecodeThreads
 from zarr.experimental.block_stream import BlockStream
 from zarr.storage import MemoryStore
 
@@ -89,7 +87,8 @@ def test_who_waits_is_told_at_once_that_the_stream_is_closed() -> None:
     ended = threading.Event()
 
     def consume() -> None:
-        assert list(stream) == []
+        with suppress(ValueError):
+            next(stream)
         ended.set()
 
     thread = threading.Thread(target=consume)
@@ -124,11 +123,12 @@ def test_a_thread_that_cannot_start_leaves_no_chunk_undecoded(
 
 
 def test_no_thread_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: DecodeThreads, work: object) -> None:
+    def refuse(self: DecodeThreads, *work: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(DecodeThreads, "submit", refuse)
-    with BlockStream(numbers()) as stream, pytest.raises(RuntimeError, match="can't start"):
+    stream = BlockStream(numbers(), transform=lambda block: block.index)
+    with stream, pytest.raises(RuntimeError, match="can't start"):
         next(stream)
 
 
@@ -166,36 +166,12 @@ def test_a_signal_handler_may_close_a_stream_and_look_at_it() -> None:
         for number in range(60):
             streams[:] = [BlockStream(numbers())]
             signal.setitimer(signal.ITIMER_REAL, 0.0001 * (number + 1))
-            assert len(list(streams[0])) <= 20
+            with suppress(ValueError):  # closed before its end
+                assert len(list(streams[0])) == 20
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def test_closing_a_stream_takes_no_lock_of_a_future(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal handler that closes it may run while this thread, or that of the event loop, has it."""
-    monkeypatch.setattr(_block_reader, "CLOSE_SECONDS", 60)
-    stream = BlockStream(numbers())
-    next(stream)
-    assert stream._reader is not None
-    locked, closed = threading.Event(), threading.Event()
-
-    def hold(lock: Any) -> None:
-        with lock:
-            locked.set()
-            closed.wait(30)
-
-    holding = threading.Thread(target=hold, args=[stream._reader.ended._condition])
-    holding.start()
-    assert locked.wait(30)
-    closing = threading.Thread(target=stream.close, daemon=True)
-    closing.start()
-    closing.join(10)
-    hangs = closing.is_alive()
-    closed.set()
-    holding.join(30)
-    assert not hangs
 
 
 def test_an_error_comes_to_one_of_several_threads() -> None:
@@ -211,7 +187,7 @@ def test_an_error_comes_to_one_of_several_threads() -> None:
         while True:
             try:
                 outcomes.append(next(stream))
-            except StopIteration:
+            except RuntimeError:  # another thread was told of the error
                 return
             except OSError as error:
                 outcomes.append(error)
@@ -224,21 +200,6 @@ def test_an_error_comes_to_one_of_several_threads() -> None:
         assert not thread.is_alive()
     assert sorted(o for o in outcomes if isinstance(o, int)) == [0, 1, 2]
     assert len([o for o in outcomes if isinstance(o, OSError)]) == 1
-
-
-def test_text_does_not_start_all_at_once_after_a_light_block() -> None:
-    """No more blocks run than have been finished; those that run weigh what the heaviest did."""
-    readahead = Readahead(100, lambda _: 100, 1 << 20, sized=False)
-    assert list(readahead.admit()) == [0]
-    readahead.finish(0, 100, 100)
-    assert list(readahead.admit()) == [1]
-    assert list(readahead.admit()) == []
-    readahead.finish(1, 100, 100)
-    assert list(readahead.admit()) == [2, 3]
-    readahead.finish(2, 10_000, 10_000)
-    held = 100 + 100 + 10_000 + 4 * OVERHEAD
-    assert readahead.nbytes == held + 10_000
-    assert readahead.running == 1
 
 
 def test_numpy_integers_and_none_are_taken() -> None:
@@ -268,5 +229,4 @@ def test_an_error_that_is_false_is_an_error() -> None:
     assert [next(stream), next(stream)] == [0, 1]
     with pytest.raises(Nothing):
         next(stream)
-    assert stream._reader is not None
-    assert stream._reader._handover.position == len(stream)
+    assert stream.stats.blocks == 2

@@ -1,24 +1,19 @@
-"""`Store.get_many`: everything a read needs, asked of the store in one call."""
+"""`Store.get_many`: everything that a read needs, requested from the store in one call."""
 
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import wraps
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from typing import Any
 
     from zarr.core.buffer import Buffer, BufferPrototype
 
 
 class Store:
-    # overlay: after __init__
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if not _get_many_is_current(cls):
-            cls.get_many = Store.get_many  # type: ignore[method-assign]
-
     # overlay: after _get_many
     async def get_many(
         self,
@@ -28,95 +23,109 @@ class Store:
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         """Read many values, or byte ranges of values, of many keys.
 
-        This is `get` for everything that one read needs, so that a store can batch and merge.
-        The default calls `get` for each request, `async.concurrency` of them at a time. Override
-        it where the backend has a cheaper way. A subclass that overrides `get` and leaves
-        `get_many` alone gets the default, so that all its reads pass through its `get`.
+        The default calls `get` for each request, at most `async.concurrency` at a time. Stores
+        whose backend can batch or merge requests should override it.
 
         Parameters
         ----------
         requests
-            What to read: a key for its whole value, or `(key, byte_range)`, in which a
-            `byte_range` of `None` means the whole value too. A key may occur more than once.
+            Keys, or `(key, byte_range)` pairs. A `byte_range` of `None` means the whole value,
+            as does a key by itself. A key may occur several times.
         prototype
             Buffer prototype of the values.
 
         Yields
         ------
         Sequence[tuple[int, Buffer | None]]
-            One group for each underlying operation, in the order in which they complete: the
-            index of each request that it served, with the value, or with `None` if the store
-            says that the key is absent, and for no other reason. Every request is reported
-            once.
+            `(index, value)` pairs in completion order, in groups of any size. Each index into
+            `requests` is reported once. `None` means that the key does not exist.
 
         Raises
         ------
         TypeError
             If a request is neither a key nor a pair.
         Exception
-            A fetch that fails raises what `get` would have raised, as itself. Further failures
-            of the same moment are in a group at the end of its chain of `__cause__`.
+            If a request fails, whatever `get` would have raised. Failures are never reported as
+            `None`, and neither is a value that is shorter than the requested range of the object.
 
         Notes
         -----
-        Reading is lazy and bounded: what is in flight and what has not been taken yet are
-        limited, in number and in bytes, so that a slow consumer holds the store back. When the
-        iteration fails, is cancelled or is closed (`aclose`) early, what is in flight is
-        cancelled and awaited first.
+        Requests are started lazily and their number in flight is limited, so a slow consumer holds
+        the store back. When the iteration fails, is cancelled, or is closed early
+        (`contextlib.aclosing`), the requests in flight are cancelled and awaited first.
 
-        How requests are batched, and across which gaps byte ranges are merged, is up to the
-        store. For ranges of one key with explicit limits there is `get_ranges`.
+        An override in the class that defines `get` should be decorated with
+        `zarr.abc.store.paired_with(get)`, so that a subclass that overrides only `get` is read
+        through its `get`.
         """
-        # Local import: zarr.core._bounded imports symbols from this module.
-        from zarr.core._bounded import get_each
+        # Local imports: these modules import symbols from this one.
+        from zarr.core._adaptive_limit import fetch_as_completed
 
-        async with aclosing(get_each(self.get, requests, prototype=prototype)) as groups:
+        async def fetch(
+            index: int, key: str, byte_range: ByteRequest | None
+        ) -> Sequence[tuple[int, Buffer | None]]:
+            return ((index, await self.get(key, prototype=prototype, byte_range=byte_range)),)
+
+        numbered = numbered_requests(requests)
+        async with aclosing(
+            fetch_as_completed(self._read_backend(), numbered, fetch, group_nbytes)
+        ) as groups:
             async for group in groups:
                 yield group
 
+    def _read_backend(self) -> object | None:
+        """Return the object that this store reads from, if its reads may share an adaptive limit."""
+        return None
+
 
 # overlay: after Store
-def _get_many_is_current(cls: type[Store]) -> bool:
-    """Whether `get_many` of a store class knows of its `get`, so that reads may go through it.
+def paired_with[F: Callable[..., Any]](get: Callable[..., Any]) -> Callable[[F], F]:
+    """Decorate the `get_many` of a store that defines it next to its own `get`.
 
-    A class that overrides `get` alone (a wrapper that decrypts, counts or delays) must see every
-    read in its `get`, and an inherited `get_many` would read around it. So the two are compared by
-    where in the ancestry they are defined: `get_many` is current if `get` is not defined further
-    down. A class that defines both is taken at its word, unless its `get` was replaced later.
+    The decorated method is used only while `get` is the `get` of the store: if a subclass, an
+    instance or a later assignment replaces `get`, `Store.get_many` reads through the replacement.
+
+    Parameters
+    ----------
+    get
+        The `get` of the same class.
     """
-    nearest = next(c for c in cls.__mro__ if {"get", "get_many"} & vars(c).keys())
-    if "get_many" not in vars(nearest):
-        return False
-    get = vars(nearest).get("get")
-    ours = nearest.__module__.partition(".")[0] == "zarr"
-    return (
-        get is None
-        or not ours
-        or getattr(get, "__qualname__", None) == f"{nearest.__qualname__}.get"
-    )
+
+    def decorate(get_many: F) -> F:
+        @wraps(get_many)
+        def checked(self: Store, *args: Any, **kwargs: Any) -> Any:
+            is_paired = getattr(self.get, "__func__", None) is get
+            return (get_many if is_paired else Store.get_many)(self, *args, **kwargs)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
 
 
-# overlay: after _get_many_is_current
-def _read_many(
-    store: Store,
+# overlay: after paired_with
+def numbered_requests(
     requests: Sequence[str | tuple[str, ByteRequest | None]],
-    *,
-    prototype: BufferPrototype,
-) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-    """`store.get_many` where it knows of the `get` of `store`; otherwise one `get` for each request.
+) -> Iterator[tuple[int, str, ByteRequest | None]]:
+    """Yield `(index, key, byte_range)` for each request of a `Store.get_many`.
 
-    How zarr itself reads many keys: `_get_many_is_current` is asked again, because `get` may have
-    been replaced since the class was made, or in this instance alone, and because anything that
-    has the methods of a store has always been accepted as one.
+    Raises
+    ------
+    TypeError
+        If `requests` is a single key, or a request is neither a key nor a pair.
     """
-    from zarr.core._bounded import get_each, read_watcher
+    if isinstance(requests, str):
+        raise TypeError(f"Expected a sequence of requests, got the key {requests!r}.")
+    for index, request in enumerate(requests):
+        match request:
+            case str():
+                yield index, request, None
+            case (str(key), byte_range):
+                yield index, key, byte_range
+            case _:
+                raise TypeError(f"Expected a key or a (key, byte_range) pair, got {request!r}.")
 
-    cls = type(store)
-    is_store = issubclass(cls, Store)
-    groups: AsyncIterator[Sequence[tuple[int, Buffer | None]]]
-    if is_store and _get_many_is_current(cls) and "get" not in vars(store):
-        groups = store.get_many(requests, prototype=prototype)
-    else:
-        groups = get_each(store.get, requests, prototype=prototype)
-    watcher = read_watcher.get()
-    return groups if watcher is None else watcher.watch(groups, len(requests))
+
+# overlay: after numbered_requests
+def group_nbytes(group: Sequence[tuple[int, Buffer | None]]) -> int:
+    """Return how many bytes the values of a group have."""
+    return sum(len(value) for _, value in group if value is not None)

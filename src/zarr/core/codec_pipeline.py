@@ -1,21 +1,33 @@
-"""Both pipelines read whole chunks with one `get_many`, see `zarr.core._chunk_reads`.
-
-So they do where they write, with the chunks that have to be merged with what is stored.
-"""
+"""Whole chunks are read with one `get_many`, and decoded on threads as they arrive."""
 
 from __future__ import annotations
 
-import os
+from collections import deque
+from contextlib import aclosing
+from contextvars import copy_context
+from functools import partial
 from itertools import batched, chain
 from typing import TYPE_CHECKING, cast
 
+from zarr.core._adaptive_limit import fetch_as_completed
+from zarr.core.common import _cancel_and_wait, concurrent_as_completed, product
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
     from concurrent.futures import Executor
 
+    from zarr.abc.store import Store
     from zarr.codecs.sharding import ShardingCodec
-    from zarr.core._chunk_reads import ChunkRead
-    from zarr.core._chunk_writes import ChunkWrite
+
+type ChunkRead = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
+"""An element of the `batch_info` of `CodecPipeline.read`."""
+
+type FetchedChunks = Sequence[tuple[int, Buffer | None]]
+"""Encoded chunks with their index in a batch; `None` if the chunk does not exist."""
+
+DECODED_PER_SHARE = 1 << 20
+"""Decoded size, in bytes, of the chunks that a thread is given at a time. Decoding them takes much
+longer than starting the thread."""
 
 
 async def _async_read_fallback(
@@ -24,95 +36,244 @@ async def _async_read_fallback(
     out: NDBuffer,
     drop_axes: tuple[int, ...],
 ) -> tuple[GetResult, ...]:
-    """Read whole chunks: fetch them with one request, decode and scatter as bytes arrive.
+    """Read whole chunks: request all of them together, and decode them as they arrive.
 
-    Where every codec can decode synchronously, worker threads do so: those of the event loop
-    for `BatchedCodecPipeline`, those of `codec_pipeline.max_workers` for `FusedCodecPipeline`.
-    Otherwise `pipeline.decode` gets the chunks in batches.
+    Several chunks are decoded on threads if the codecs are known to allow it. Otherwise
+    `pipeline.decode` is called.
     """
-    # Local import: zarr.core._chunk_reads imports zarr.storage, which leads back here.
-    from zarr.core._chunk_reads import decode_in_batches, decode_in_threads
+    results: list[GetResult | None] = [None] * len(batch)
 
-    transform, executor, workers = _bulk_decoding(pipeline)
+    def scatter(index: int, chunk: NDBuffer | None) -> None:
+        _, spec, chunk_selection, out_selection, _ = batch[index]
+        selected = None if chunk is None else chunk[chunk_selection]
+        results[index] = scatter_chunk(
+            selected, out, chunk_spec=spec, out_selection=out_selection, drop_axes=drop_axes
+        )
+
+    async def decode(chunks: FetchedChunks) -> None:
+        decoded = await pipeline.decode([(data, batch[index][1]) for index, data in chunks])
+        for (index, _), chunk in zip(chunks, decoded, strict=True):
+            scatter(index, chunk)
+
+    many = len(batch) > 1 or isinstance(pipeline, FusedCodecPipeline)
+    transform = _thread_transform(pipeline) if many else None
     if transform is None:
         size = max(1, getattr(pipeline, "batch_size", 1))
-        return await decode_in_batches(batch, out, drop_axes, pipeline, batch_size=size)
-    return await decode_in_threads(
-        batch, out, drop_axes, transform, executor=executor, workers=workers
-    )
+        workers = config.get("async.concurrency") or len(batch)
+        await _process_as_fetched(_fetch_chunks(batch), decode, size=size, workers=workers)
+    else:
+
+        def decode_sync(chunks: FetchedChunks) -> None:
+            for index, data in chunks:
+                spec = batch[index][1]
+                scatter(index, None if data is None else transform.decode_chunk(data, spec))
+
+        if isinstance(pipeline, FusedCodecPipeline):
+            workers = _resolve_max_workers()
+            pool = _get_pool(workers)
+        else:
+            workers, pool = config.get("threading.max_workers") or os.cpu_count() or 1, None
+        nbytes = max(1, min(_decoded_nbytes(batch), DECODED_PER_SHARE))
+        await _process_as_fetched(
+            _fetch_chunks(batch),
+            partial(_run_in_thread, pool, decode_sync),
+            size=DECODED_PER_SHARE // nbytes,
+            workers=workers,
+        )
+    if None in results:
+        raise RuntimeError(f"No result for {results.count(None)} of {len(batch)} chunks.")
+    return cast("tuple[GetResult, ...]", tuple(results))
 
 
 # overlay: after _async_read_fallback
-def _bulk_decoding(pipeline: CodecPipeline) -> tuple[ChunkTransform | None, Executor | None, int]:
-    """How the chunks of a pipeline are decoded on several threads.
+def _thread_transform(pipeline: CodecPipeline) -> ChunkTransform | None:
+    """Return what decodes chunks on threads, or `None` if `pipeline.decode` has to be called.
 
-    Returns
-    -------
-    transform
-        What decodes a chunk, or `None` if `pipeline.decode` has to.
-    executor
-        Where the threads come from; `None` for the default executor of the event loop.
-    workers
-        How many threads decode at once.
+    Codecs of other packages may rely on how `pipeline.decode` calls them, and on how many calls are
+    made at once. A codec that decodes partially has a codec pipeline of its own.
     """
-    from zarr.core._chunk_reads import bulk_transform
-
     if isinstance(pipeline, FusedCodecPipeline):
-        workers = _resolve_max_workers()
-        return pipeline.sync_transform, _get_pool(workers), workers
-    limit = config.get("threading.max_workers")
-    workers = limit if isinstance(limit, int) and limit > 0 else os.cpu_count() or 1
-    if not isinstance(pipeline, BatchedCodecPipeline) or any(
-        _overrides(pipeline, method) for method in ("decode", "decode_batch")
-    ):
-        return None, None, workers
-    return bulk_transform(pipeline), None, workers
+        return pipeline.sync_transform
+    if not isinstance(pipeline, BatchedCodecPipeline):
+        return None
+    cls: type[BatchedCodecPipeline] = type(pipeline)
+    base = BatchedCodecPipeline
+    if cls.decode is not base.decode or cls.decode_batch is not base.decode_batch:
+        return None
+    codecs = tuple(pipeline)
+    return ChunkTransform(codecs=codecs) if _run_on_threads(codecs) else None
 
 
-# overlay: after _bulk_decoding
-async def _read_shards(
-    pipeline: CodecPipeline,
+# overlay: after _thread_transform
+def _run_on_threads(codecs: Iterable[Codec]) -> bool:
+    """Whether all codecs are known to allow decoding on any thread, several chunks at once."""
+    from zarr.codecs._v2 import V2Codec
+    from zarr.codecs.numcodecs._codecs import _NumcodecsCodec
+
+    for codec in codecs:
+        numcodecs = (codec.compressor, *(codec.filters or ())) if type(codec) is V2Codec else ()
+        if (
+            not type(codec).__module__.startswith("zarr.codecs.")
+            or isinstance(codec, ArrayBytesCodecPartialDecodeMixin | _NumcodecsCodec)
+            or not all(type(each).__module__.startswith("numcodecs.") for each in numcodecs if each)
+        ):
+            return False
+    return True
+
+
+# overlay: after _run_on_threads
+async def _read_shards_on_threads(
     codec: ShardingCodec,
     batch: Sequence[ChunkRead],
     out: NDBuffer,
     drop_axes: tuple[int, ...],
 ) -> tuple[GetResult, ...]:
-    """Read the selected parts of shards, see `zarr.core._shard_reads`."""
-    from zarr.core._shard_reads import read_shards
+    """Fetch and decode each shard on a thread, without a task for each request and inner chunk."""
 
-    transforms: dict[int, ChunkTransform | None] = {}  # by the id of a spec, which `batch` holds
+    def read(share: Sequence[ChunkRead]) -> list[GetResult]:
+        return [
+            scatter_chunk(
+                codec._decode_partial_sync(byte_getter, chunk_selection, spec),
+                out,
+                chunk_spec=spec,
+                out_selection=out_selection,
+                drop_axes=drop_axes,
+            )
+            for byte_getter, spec, chunk_selection, out_selection, _ in share
+        ]
 
-    def transform_of(shard_spec: ArraySpec) -> ChunkTransform | None:
-        if id(shard_spec) not in transforms:
-            inner = codec._get_inner_pipeline(shard_spec)
-            known = type(inner) in (BatchedCodecPipeline, FusedCodecPipeline)
-            codecs = cast("Iterable[Codec]", inner if known else ())
-            nested = any(hasattr(each, "_sync_capable") for each in codecs)
-            bulk = _bulk_decoding(inner)[0] if known and not nested else None
-            transforms[id(shard_spec)] = bulk
-        return transforms[id(shard_spec)]
-
-    _, executor, workers = _bulk_decoding(pipeline)
-    return await read_shards(
-        codec, batch, out, drop_axes, transform_of=transform_of, executor=executor, workers=workers
-    )
+    threads = config.get("async.concurrency") or len(batch)
+    shares = [(None, read, share) for share in batched(batch, -(-len(batch) // threads))]
+    return tuple(chain.from_iterable(await concurrent_map(shares, _run_in_thread, threads)))
 
 
-# overlay: after _async_read_fallback
-def _is_synchronous(getter: ByteGetter, protocol: type) -> bool:
-    """Whether a byte getter, or the store behind it, has the synchronous methods of a protocol."""
-    from zarr.abc.store import _store_supports_sync_io
+# overlay: after _read_shards_on_threads
+def _read_synchronously(batch: Sequence[ChunkRead]) -> bool:
+    """Whether all chunks are in memory or on a local disk, and `get_sync` is as good as `get`."""
+    from zarr.storage import LocalStore, MemoryStore
     from zarr.storage._common import StorePath
 
-    if isinstance(getter, StorePath):
-        return _store_supports_sync_io(getter.store)
-    return isinstance(getter, protocol)
+    def is_sync(store: Store) -> bool:
+        if not isinstance(store, LocalStore | MemoryStore):
+            return False
+        is_known = type(store) in (LocalStore, MemoryStore)
+        return is_known and getattr(store.get, "__func__", None) is type(store)._own_get
+
+    return all(type(getter) is StorePath and is_sync(getter.store) for getter, *_ in batch)
 
 
-# overlay: after _async_read_fallback
-def _overrides(pipeline: BatchedCodecPipeline, method: str) -> bool:
-    """Whether the class of `pipeline` has a `method` other than that of `BatchedCodecPipeline`."""
-    return getattr(type(pipeline), method) is not getattr(BatchedCodecPipeline, method)
+# overlay: after _read_synchronously
+def _decoded_nbytes(batch: Sequence[ChunkRead]) -> int:
+    """Return the size of the largest chunk when decoded."""
+    specs = {id(spec): spec for _, spec, *_ in batch}.values()
+    return max(product(s.shape) * s.dtype.to_native_dtype().itemsize for s in specs)
+
+
+# overlay: after _decoded_nbytes
+def _read_backend(batch: Sequence[ChunkRead]) -> object | None:
+    """Return what chunks of one store are read from, if its reads may share an adaptive limit."""
+    from zarr.abc.store import Store
+
+    store = getattr(batch[0][0], "store", None)
+    return store._read_backend() if isinstance(store, Store) else None
+
+
+# overlay: after _read_backend
+def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncIterator[FetchedChunks]:
+    """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
+    from zarr.abc.store import Store
+    from zarr.storage._common import StorePath
+
+    async def fetch(index: int, byte_getter: ByteGetter, spec: ArraySpec) -> FetchedChunks:
+        return ((index, await byte_getter.get(spec.prototype)),)
+
+    prototype = batch[0][1].prototype
+    store = getattr(batch[0][0], "store", None)
+    keys = [
+        getter.path
+        for getter, spec, *_ in batch
+        if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
+    ]
+    if isinstance(store, Store) and len(keys) == len(batch):
+        return store.get_many(keys, prototype=prototype)
+    items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
+    return concurrent_as_completed(items, fetch, config.get("async.concurrency"))
+
+
+# overlay: after _fetch_chunks
+async def _process_as_fetched(
+    groups: AsyncIterator[FetchedChunks],
+    process: Callable[[FetchedChunks], Coroutine[Any, Any, None]],
+    *,
+    size: int,
+    workers: int,
+) -> None:
+    """Pass fetched chunks to `process`, at most `size` at a time, in at most `workers` tasks.
+
+    A second task is started only when `size` chunks are waiting, so the number of tasks follows
+    the rate at which chunks arrive. When the tasks fall behind, fetching pauses.
+    """
+    waiting: deque[tuple[int, Buffer | None]] = deque()
+    taken = asyncio.Event()
+    busy = 0
+    running: set[asyncio.Task[None]] = set()
+    finished: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
+
+    def start(call: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(call)
+        running.add(task)
+        task.add_done_callback(finished.put_nowait)
+
+    async def work() -> None:
+        nonlocal busy
+        while waiting:
+            chunks = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            taken.set()
+            await process(chunks)
+        busy -= 1
+
+    async def fetch() -> None:
+        nonlocal busy
+        try:
+            async for group in groups:
+                waiting.extend(group)
+                while busy < min(workers, max(1, len(waiting) // size)):
+                    busy += 1
+                    start(work())
+                while len(waiting) > size * workers:
+                    taken.clear()
+                    await taken.wait()
+        finally:
+            if hasattr(groups, "aclose"):
+                await groups.aclose()
+
+    start(fetch())
+    try:
+        while running:
+            task = await finished.get()
+            running.remove(task)
+            task.result()
+    finally:
+        await _cancel_and_wait(running)
+
+
+# overlay: after _process_as_fetched
+async def _run_in_thread[T, V](pool: Executor | None, func: Callable[[T], V], argument: T) -> V:
+    """Run `func(argument)` on a thread, and wait until it has ended, even if cancelled."""
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(pool, copy_context().run, func, argument)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    failure = future.exception()
+    if cancelled is not None:
+        raise cancelled
+    if failure is not None:
+        raise failure
+    return future.result()
 
 
 class BatchedCodecPipeline:
@@ -122,83 +283,35 @@ class BatchedCodecPipeline:
         out: NDBuffer,
         drop_axes: tuple[int, ...] = (),
     ) -> tuple[GetResult, ...]:
-        batch = list(batch_info)
-        if not batch:
-            return ()
-        # Local import: zarr.core._shard_plan imports zarr.storage, which leads back here.
-        from zarr.core._shard_plan import reads_together
+        from zarr.codecs.sharding import ShardingCodec
 
+        batch = list(batch_info)
         codec = self.array_bytes_codec
-        own = any(_overrides(self, method) for method in ("read_batch", "decode_partial_batch"))
-        if not own and not self.supports_partial_decode:
-            # `batch_size` governs decoding alone: what is fetched is asked for in one go.
-            return await _async_read_fallback(self, batch, out, drop_axes)
-        if not own and reads_together(codec, batch):
-            return await _read_shards(self, cast("ShardingCodec", codec), batch, out, drop_axes)
-        parts = [(part, out, drop_axes) for part in batched(batch, self.batch_size)]
-        results = await concurrent_map(parts, self.read_batch, config.get("async.concurrency"))
-        return tuple(chain.from_iterable(results))
+        if (
+            type(self) is BatchedCodecPipeline
+            and type(codec) is ShardingCodec
+            and self.supports_partial_decode
+            and _run_on_threads(chain(codec.codecs, codec.index_codecs))
+            # One thread decodes a shard. Of few shards, inner chunks are decoded side by side.
+            and len(batch) >= (os.cpu_count() or 1)
+            and _read_synchronously(batch)
+        ):
+            return await _read_shards_on_threads(codec, batch, out, drop_axes)
+        # Whole chunks are requested together; `batch_size` then only applies to decoding.
+        size = self.batch_size if self.supports_partial_decode else max(1, len(batch))
+        results: dict[int, tuple[GetResult, ...]] = {}
 
-    async def write(
-        self,
-        batch_info: Iterable[ChunkWrite],
-        value: NDBuffer,
-        drop_axes: tuple[int, ...] = (),
-    ) -> None:
-        # Local import: zarr.core._chunk_writes imports zarr.storage, which leads back here.
-        from zarr.core._chunk_writes import write_batches
+        async def read(index: int, part: Sequence[ChunkRead]) -> int:
+            results[index] = await self.read_batch(part, out, drop_axes)
+            return index
 
-        batch, size = list(batch_info), self.batch_size
-        several = sum(not is_complete for *_, is_complete in batch) > 1
-        if several and not self.supports_partial_encode and not _overrides(self, "write_batch"):
-            await write_batches(self, batch, value, drop_axes, batch_size=size)
-            return
-        parts = [(part, value, drop_axes) for part in batched(batch, size)]
-        await concurrent_map(parts, self.write_batch, config.get("async.concurrency"))
-
-
-class FusedCodecPipeline:
-    async def read(
-        self,
-        batch_info: Iterable[ChunkRead],
-        out: NDBuffer,
-        drop_axes: tuple[int, ...] = (),
-    ) -> tuple[GetResult, ...]:
-        from zarr.abc.store import SyncByteGetter
-        from zarr.core._shard_plan import reads_together
-
-        batch = list(batch_info)
-        if not batch:
-            return ()
-        codec = self.array_bytes_codec
-        if self.sync_transform is not None and _is_synchronous(batch[0][0], SyncByteGetter):
-            read, workers = self.read_sync, _resolve_max_workers()
-            return await asyncio.to_thread(read, batch, out, drop_axes, max_workers=workers)
-        if not self.supports_partial_decode:
-            return await _async_read_fallback(self, batch, out, drop_axes)
-        if reads_together(codec, batch):
-            return await _read_shards(self, cast("ShardingCodec", codec), batch, out, drop_axes)
-        partly = cast("ArrayBytesCodecPartialDecodeMixin", codec)
-        chunks = await partly.decode_partial([(item[0], item[2], item[1]) for item in batch])
-        return tuple(
-            scatter_chunk(chunk, out, chunk_spec=spec, out_selection=selection, drop_axes=drop_axes)
-            for chunk, (_, spec, _, selection, _) in zip(chunks, batch, strict=True)
-        )
-
-    async def write(
-        self,
-        batch_info: Iterable[ChunkWrite],
-        value: NDBuffer,
-        drop_axes: tuple[int, ...] = (),
-    ) -> None:
-        from zarr.abc.store import SyncByteSetter
-        from zarr.core._chunk_writes import fetch_existing
-
-        batch = list(batch_info)
-        if not batch:
-            return
-        if self.sync_transform is not None and _is_synchronous(batch[0][0], SyncByteSetter):
-            write, workers = self.write_sync, _resolve_max_workers()
-            await asyncio.to_thread(write, batch, value, drop_axes, max_workers=workers)
-        else:
-            await _async_write_fallback(self, await fetch_existing(batch), value, drop_axes)
+        backend, nbytes = None, 0
+        if self.supports_partial_decode and batch:
+            backend, nbytes = _read_backend(batch), size * _decoded_nbytes(batch)
+        parts = enumerate(batched(batch, size))
+        async with aclosing(
+            fetch_as_completed(backend, parts, read, lambda _: nbytes, largest=nbytes)
+        ) as finished:
+            async for _ in finished:
+                pass
+        return tuple(chain.from_iterable(results[index] for index in sorted(results)))

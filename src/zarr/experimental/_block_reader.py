@@ -1,399 +1,340 @@
-"""Read the blocks of several arrays in step, ahead of whoever takes them, in order.
+"""Read windows of blocks, in an event loop of a stream's own whose default executor decodes.
 
-A `BlockReader` fetches in zarr's event loop, decodes on threads of its own, and hands over in the
-threads of its consumers. It knows nothing of the stream that it reads for, so that one that is
-forgotten can be collected, and then ends its reader.
+Nothing here refers to the stream, so that a forgotten stream is collected, which ends its loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import threading
-from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import batched
+from queue import SimpleQueue
+from sys import getsizeof
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zarr.core._bounded import FetchSlots, fetch_slots, flat_task_group, map_ahead
-from zarr.core._chunk_reads import (
-    COLLECTED_BYTES,
-    COLLECTING_SECONDS,
-    SHARE_BYTES,
-    _shares,
-    fetch_many,
-)
-from zarr.core.sync import _get_loop, iothread
-from zarr.experimental._decode_threads import DecodeThreads
-from zarr.experimental._handover import Handover, Outcome, failed
-from zarr.experimental._readahead import MAX_ADMITTED, held_nbytes
-from zarr.experimental.read_report import ReadReport, report_reads
+import numpy as np
+
+from zarr.core.sync import iothread
+from zarr.experimental._block_source import OVERHEAD, run_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from zarr.core.buffer import Buffer, BufferPrototype, NDArrayLike, NDBuffer
-    from zarr.core.indexing import SelectorTuple
-    from zarr.experimental._block_reads import ArrayBlocks
-    from zarr.experimental._first_axis import FirstAxis
-    from zarr.experimental._readahead import BlockStreamStats, Readahead
+    import numpy.typing as npt
+
+    from zarr.core.chunk_grids import DimensionGrid
+    from zarr.experimental._block_source import BlockSource, FetchLimit, Piece, Span
 
 logger = logging.getLogger("zarr.experimental.block_stream")
 
-FIRST_ADMITTED = 64
-"""How many blocks start together at first where a store is not of this machine, and then twice as
-many each time: the next ones are planned while the first are under way."""
-
-QUIET_SECONDS = 0.005
-"""How long nothing more has to come until what was collected is decoded."""
-
-CLOSE_SECONDS = 1.0
-"""How long to wait for what was cancelled."""
+CLOSE_SECONDS = 1.0  # how long to wait until what was cancelled has ended
 
 
-class Part(NamedTuple):
-    """One array of a reader: how its blocks are read, and which chunks they are made of.
+@dataclass(slots=True)
+class Block:
+    """A block of one or several arrays.
 
-    `scatter` is a `chunk_decoder`, or `None` if the array has to read its blocks itself.
-    """
-
-    blocks: ArrayBlocks
-    axis: FirstAxis
-    scatter: Any
-
-
-class _Filling(NamedTuple):
-    """A block of one array that chunks are decoded to."""
-
-    out: NDBuffer
-    selections: Sequence[tuple[SelectorTuple, SelectorTuple]]
-
-
-type _Request = tuple[_Block, str, int, tuple[int, ...]]
-"""A chunk of a block: the name of the array, its number among that one's chunks, its coordinates."""
-
-
-class _Block:
-    """A block that is in flight."""
-
-    __slots__ = ("fetched_at", "index", "nbytes", "parts", "position", "to_decode", "to_fetch")
-
-    def __init__(self, position: int, index: int) -> None:
-        self.position = position
-        self.index = index
-        self.parts: dict[str, Any] = {}
-        self.to_fetch = 0  # changed by the event loop alone
-        self.to_decode = 0  # changed under the lock of the reader
-        self.nbytes = 0  # of what was fetched
-        self.fetched_at = 0.0
-
-
-class BlockReader:
-    """Reads blocks of several arrays.
-
-    Parameters
+    Attributes
     ----------
-    parts
-        The arrays, by name.
-    indices
-        Which blocks, in the order in which they are wanted.
-    readahead
-        When they start.
-    io_concurrency, decode_threads
-        How many fetches are in flight, and how many threads decode.
-    finish
-        Called on a thread with the index and the arrays of a block: makes what is handed over.
-    each
-        Whether `finish` may take long, so that no thread should do several blocks at a time.
+    index
+        Which block along the first axis.
+    span
+        The rows of the first axis that it covers.
+    arrays
+        Its values, by the name of the array.
     """
+
+    index: int
+    span: slice
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        """The values, where there is one array.
+
+        Raises
+        ------
+        ValueError
+            If there are several.
+        """
+        if len(self.arrays) > 1:
+            raise ValueError(
+                f"There are several arrays, use `arrays` of the block: {[*self.arrays]}"
+            )
+        return next(iter(self.arrays.values()))
+
+
+@dataclass(slots=True, kw_only=True)
+class BlockStreamStats:
+    """Figures of a stream of blocks. They print as a table.
+
+    Attributes
+    ----------
+    blocks, nbytes
+        Blocks that were delivered, and how many bytes they hold.
+    nbytes_in_flight
+        Bytes that are being read or wait to be taken, as they count against the budget.
+    max_nbytes_in_flight, max_blocks_in_flight
+        The most of these bytes, and of these blocks, that there were.
+    requests
+        How many operations the stores ran.
+    io_seconds, decode_seconds
+        How long the consumer waited for a block that was being fetched, or decoded.
+    consumer_seconds
+        How long reading stood still because the consumer took no block.
+    """
+
+    blocks: int = 0
+    nbytes: int = 0
+    nbytes_in_flight: int = 0
+    max_nbytes_in_flight: int = 0
+    max_blocks_in_flight: int = 0
+    requests: int = 0
+    io_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    consumer_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        figures = {field.name: getattr(self, field.name) for field in fields(self)}
+        return "\n".join(
+            f"{name:<20}{figure:>16,.3f}" if "seconds" in name else f"{name:<20}{figure:>16,}"
+            for name, figure in figures.items()
+        )
+
+
+class DecodeThreads(ThreadPoolExecutor):
+    """An executor whose threads do not keep a program from ending."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._limit = limit
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._started = 0
+        self._stopped = False
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        # docstring inherited
+        if self._started < self._limit:
+            try:
+                threading.Thread(target=self._run, name="zarr_block_decode", daemon=True).start()
+                self._started += 1
+            except RuntimeError:  # the system has no more threads
+                if not self._started:
+                    raise
+        future: Future[Any] = Future()
+        self._jobs.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end, each after its current job, without waiting for them."""
+        self._stopped = True
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._stopped:
+            future, work = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # noqa: BLE001 -- it is for whoever has the future
+                    future.set_exception(error)
+            del job, future, work
+        self._jobs.put(None)  # for the next thread
+
+
+class Outcome(NamedTuple):
+    """What became of a block: what is delivered, or the error."""
+
+    value: Any = None
+    error: BaseException | None = None
+    nbytes: int = 0
+
+
+class Window:
+    """Blocks that are read together."""
+
+    def __init__(self, reading: Future[list[Outcome]], nbytes: int) -> None:
+        self.reading, self.nbytes = reading, nbytes  # in memory, as expected until it is read
+        self.outcomes: list[Outcome] | None = None  # in reverse
+
+    def is_read(self) -> bool:
+        """Whether the blocks are there."""
+        if self.outcomes is None and self.reading.done():
+            error = _error(self.reading)
+            self.outcomes = self.reading.result() if error is None else [Outcome(error=error)]
+            self.outcomes.reverse()
+            self.nbytes = sum(outcome.nbytes + OVERHEAD for outcome in self.outcomes)
+        return self.outcomes is not None
+
+
+class StreamLoop:
+    """An event loop on a thread of its own, which reads blocks of `sources`."""
 
     def __init__(
         self,
-        parts: Mapping[str, Part],
-        indices: Sequence[int],
-        *,
-        readahead: Readahead,
-        io_concurrency: int,
+        sources: Mapping[str, BlockSource],
+        axis: DimensionGrid,
+        limit: FetchLimit,
         decode_threads: int,
-        finish: Callable[[int, dict[str, NDArrayLike]], Any],
-        each: bool,
+        transform: Callable[[Block], Any] | None,
+        blocks: int,
     ) -> None:
-        self._report = ReadReport()
-        self._parts = parts
-        self._indices = indices
-        self._io_concurrency = io_concurrency
-        self._threads = DecodeThreads(decode_threads)
-        self._finish = finish
-        self._each = each
-        self._lock = threading.Lock()
-        self._room = asyncio.Event()
-        self.loop = _get_loop()
-        self._handover = Handover(readahead, self._wake)
-        self.pid = os.getpid()
-        self._task: asyncio.Task[None] | None = None
-        self.ended: Future[None] = Future()
-        # Held until then. A signal handler may close the stream while this thread waits for its end,
-        # and must not find a lock taken that this thread holds: those of a future are such.
-        self._gate = threading.Lock()
-        self._gate.acquire()
-        self._has_ended = False
-        self.loop.call_soon_threadsafe(self._start)
+        self._sources = {
+            name: source.within(limit, whole_shards=source.axis == axis)
+            for name, source in sources.items()
+        }
+        self.limit, self._transform, self._blocks = limit, transform, blocks
+        self.stats, self.pid, self.closed = BlockStreamStats(), os.getpid(), False
+        self.growth = 1.0  # how much larger arrays are in memory than their shapes say
+        self.read_at = 0.0  # when a window was read last
+        self._threads, self._over = DecodeThreads(decode_threads), asyncio.Event()
+        self._ended = threading.Lock()  # held until then; a future would need other locks
+        self._ended.acquire()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(self._threads)
+        self._thread = threading.Thread(target=self._run, name="zarr_block_stream", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
 
-    # --- in the threads of the consumers -------------------------------------------------------
-
-    def take(self, wake: Callable[[], object], since: float | None) -> Outcome | None:
-        """Take the next block, see `Handover.take`."""
-        if self.pid != os.getpid():
-            raise RuntimeError("A stream of blocks that has begun cannot be used after a fork.")
-        return self._handover.take(wake, since)
+    def read(
+        self, indices: Sequence[int], spans: Sequence[Span], pieces: Mapping[str, Sequence[Piece]]
+    ) -> Future[list[Outcome]]:
+        """Begin to read a window: what becomes of its blocks, up to the first that fails."""
+        reading = self._read(indices, spans, pieces)
+        with suppress(RuntimeError):  # the event loop has ended
+            if not self.closed:
+                return asyncio.run_coroutine_threadsafe(reading, self._loop)
+        reading.close()
+        raise ValueError("The stream of blocks is closed.")
 
     def cancel(self) -> None:
         """Stop, without waiting for it. May be called by the garbage collector: takes no lock."""
-        if self._handover.closed:
-            return
-        self._handover.closed = True
-        if self.pid == os.getpid():
-            self._threads.stop()
-            with suppress(RuntimeError):  # the event loop was closed
-                self.loop.call_soon_threadsafe(self._end)
+        if not self.closed:
+            self.closed = True
+            if self.pid == os.getpid():
+                self._threads.shutdown()
+                with suppress(RuntimeError):  # the event loop has ended
+                    self._loop.call_soon_threadsafe(self._over.set)
 
-    def close(self) -> None:
-        """Stop, and wait a moment until nothing is left in the event loop."""
-        self.cancel()
-        ours = threading.current_thread() in (iothread[0], *self._threads.threads)
-        if self.pid != os.getpid() or ours or self._has_ended:
-            return
-        if self._gate.acquire(timeout=CLOSE_SECONDS):
-            self._gate.release()
+    def wait(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Wait until nothing is in flight, unless that needs this very thread."""
+        needed = threading.current_thread() in (iothread[0], self._thread)
+        if self.pid == os.getpid() and not needed and self._ended.acquire(timeout=timeout):
+            self._ended.release()
 
-    def stats(self) -> BlockStreamStats:
-        """The figures as they are now."""
-        return self._handover.stats(self._report.reads)
-
-    # --- in the event loop -----------------------------------------------------------------------
-
-    def _wake(self) -> None:
-        with suppress(RuntimeError):  # the event loop was closed
-            self.loop.call_soon_threadsafe(self._room.set)
-
-    def _start(self) -> None:
-        self._task = self.loop.create_task(self._run())
-        self._task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None:
-            self._handover.fail(error)
-
-    def _end(self) -> None:
-        if self._task is not None:  # `_start` came first
-            self._task.cancel()
-            self._handover.clear()  # nobody waits for a store that is slow to be cancelled
-            self._task.add_done_callback(self._on_end)
-
-    def _on_end(self, task: asyncio.Task[None]) -> None:
-        self._handover.clear()
-        stats = self.stats()
-        logger.info("%d of %d blocks were taken: %s", stats.blocks, len(self._indices), stats)
-        self._has_ended = True
-        self._gate.release()
-        self.ended.set_result(None)
-
-    async def _run(self) -> None:
-        fetch_slots.set(FetchSlots(self._io_concurrency))
-        at_hand = all(part.blocks.is_at_hand for part in self._parts.values())
-        most = MAX_ADMITTED if at_hand else FIRST_ADMITTED
-        left = len(self._indices)
-        with report_reads() as self._report:
-            async with flat_task_group() as tasks:
-                while self._handover.failed_at == math.inf and left:
-                    self._room.clear()
-                    admitted = self._handover.admit(most)
-                    left -= len(admitted)
-                    blocks = [_Block(position, self._indices[position]) for position in admitted]
-                    if blocks:
-                        tasks.create_task(self._read(blocks))
-                        await asyncio.sleep(0)
-                        most = min(2 * most, MAX_ADMITTED)
-                    else:
-                        await self._room.wait()
-
-    async def _read(self, blocks: Sequence[_Block]) -> None:
-        """Read blocks together. If that fails, find out at which of them."""
+    def _run(self) -> None:
         try:
-            await self._fetch(blocks)
-        except BaseException as error:
-            if self._handover.closed:
-                raise
-            left = [block for block in blocks if block.to_fetch]
-            if not left:
-                raise
-            if len(blocks) == 1 or await self._read_again(left[:-1]):
-                # Where none of the others fails now, the error comes with the last of them.
-                self._handover.put([(block.position, failed(error)) for block in left[-1:]])
-
-    async def _read_again(self, blocks: Sequence[_Block]) -> bool:
-        """Read blocks one by one, and return whether all of them could be read."""
-        again = [_Block(block.position, block.index) for block in blocks]
-
-        async def read(block: _Block) -> bool:
-            if block.position < self._handover.failed_at:
-                await self._read([block])
-            return block.position < self._handover.failed_at
-
-        async with aclosing(map_ahead(read, again, limit=self._io_concurrency)) as reads:
-            return all([there async for there in reads])
-
-    async def _fetch(self, blocks: Sequence[_Block]) -> None:
-        """Fetch what blocks are made of, with one `get_many` for each store."""
-        by_store: dict[tuple[int, BufferPrototype], tuple[list[_Request], list[str]]] = {}
-        by_array: list[tuple[_Block, str]] = []
-        for block in blocks:
-            for name, (source, axis, scatter) in self._parts.items():
-                if scatter is None:
-                    block.to_fetch += 1
-                    by_array.append((block, name))
-                    continue
-                alike = (id(source.store), source.prototype)
-                requests, keys = by_store.setdefault(alike, ([], []))
-                for number, coords in enumerate(axis.coords(block.index)):
-                    requests.append((block, name, number, coords))
-                    keys.append(source.key(coords))
-                    block.to_fetch += 1
-            block.to_decode = max(1, block.to_fetch)
-        if empty := [block for block in blocks if not block.to_fetch]:
-            self._threads.submit(partial(self._decoded, empty))
-        async with flat_task_group() as tasks:
-            for requests, keys in by_store.values():
-                if keys:
-                    tasks.create_task(self._fetch_chunks(requests, keys))
-            if by_array:
-                tasks.create_task(self._read_by_array(by_array))
-
-    async def _fetch_chunks(self, requests: Sequence[_Request], keys: Sequence[str]) -> None:
-        source = self._parts[requests[0][1]].blocks
-        collected: list[tuple[int, Buffer | None]] = []
-        nbytes, until = 0, 0.0
-        timer: asyncio.TimerHandle | None = None
-
-        def decode() -> None:
-            nonlocal nbytes, timer
-            if timer is not None:
-                timer.cancel()
-            shares = batched(collected, 1) if self._each else _shares(collected)
-            jobs = [partial(self._decode, requests, list(share)) for share in shares if share]
-            collected.clear()
-            nbytes, timer = 0, None
-            try:
-                for job in jobs:
-                    self._threads.submit(job)
-            except RuntimeError as error:  # this may be called by the timer
-                self._handover.fail(error)
-
-        try:
-            async with fetch_many(source.store, keys, source.prototype) as groups:
-                async for group in groups:
-                    now = perf_counter()
-                    for index, value in group:
-                        block = requests[index][0]
-                        size = 0 if value is None else len(value)
-                        block.nbytes += size
-                        block.to_fetch -= 1
-                        block.fetched_at = now
-                        nbytes += size
-                    collected += group
-                    if timer is None:
-                        until = self.loop.time() + COLLECTING_SECONDS
-                    else:
-                        timer.cancel()
-                    if nbytes >= SHARE_BYTES * len(collected) or nbytes >= COLLECTED_BYTES:
-                        decode()
-                    else:
-                        timer = self.loop.call_at(
-                            min(until, self.loop.time() + QUIET_SECONDS), decode
-                        )
+            self._loop.run_until_complete(self._main())
         finally:
-            decode()
+            self._loop.close()  # and so the threads end
+            self._ended.release()
 
-    async def _read_by_array(self, wanted: Sequence[tuple[_Block, str]]) -> None:
-        """Have arrays read blocks themselves: those with codecs that are not plain."""
+    async def _main(self) -> None:
+        await self._over.wait()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(RuntimeError):  # the program ends
+            await run_in(self.limit.home, self.limit.settle())
+        stats = replace(self.stats, requests=self.limit.requests)
+        logger.info("%d of %d blocks were taken:\n%s", stats.blocks, self._blocks, stats)
 
-        async def read(one: tuple[_Block, str]) -> None:
-            block, name = one
-            source, axis, _ = self._parts[name]
-            try:
-                array = await source.array._get_selection(
-                    axis.indexer(block.index), prototype=source.prototype
-                )
-            except Exception as error:  # noqa: BLE001 -- it is handed over
-                self._handover.put([(block.position, failed(error))])
-                return
-            block.parts[name] = array
-            block.nbytes += held_nbytes(array)
-            block.to_fetch -= 1
-            block.fetched_at = perf_counter()
-            self._threads.submit(partial(self._decoded, [block]))
+    async def _read(
+        self, indices: Sequence[int], spans: Sequence[Span], pieces: Mapping[str, Sequence[Piece]]
+    ) -> list[Outcome]:
+        for name, source in self._sources.items():
+            for piece in pieces[name]:
+                if piece.reading is None:
+                    piece.reading = asyncio.create_task(source.read((piece.start, piece.stop)))
+                    piece.reading.add_done_callback(_error)  # or asyncio would report it
+        readings = [piece.reading for of_array in pieces.values() for piece in of_array]
+        await asyncio.wait(readings)
+        error: BaseException | None = None
+        if all(_error(reading) is None for reading in readings):
+            held = sum(held_nbytes(reading.result()) for reading in readings)
+            expected = sum(piece.nbytes for of_array in pieces.values() for piece in of_array)
+            self.growth = max(self.growth, held / expected)
+            found = [
+                {name: source.cut(span, pieces[name]) for name, source in self._sources.items()}
+                for span in spans
+            ]
+        else:
+            found, error = await self._read_alone(indices, spans)
+        outcomes = [
+            Outcome(
+                Block(index, slice(*span), arrays), nbytes=sum(map(held_nbytes, arrays.values()))
+            )
+            for index, span, arrays in zip(indices, spans, found, strict=False)
+        ]
+        if (transform := self._transform) is not None:
+            jobs = [self._loop.run_in_executor(None, transformed, transform, o) for o in outcomes]
+            outcomes = await asyncio.gather(*jobs)
+        self.read_at = perf_counter()
+        return outcomes if error is None else [*outcomes, Outcome(error=error)]
 
-        async with aclosing(map_ahead(read, wanted, limit=self._io_concurrency)) as reads:
-            async for _ in reads:
-                pass
+    async def _read_alone(
+        self, indices: Sequence[int], spans: Sequence[Span]
+    ) -> tuple[list[dict[str, Any]], BaseException | None]:
+        """Read blocks one by one. If one fails, return those before it, and the error."""
 
-    # --- in the threads that decode --------------------------------------------------------------
+        async def read(index: int, span: Span) -> dict[str, Any]:
+            arrays = {}
+            for name, source in self._sources.items():
+                try:
+                    arrays[name] = await source.read(span)
+                except Exception as error:
+                    chunk = await source.failing_chunk(span)
+                    error.add_note(
+                        f"Array {name!r} ({source.array.store_path}), block {index} (rows "
+                        f"{span[0]} to {span[1] - 1}), chunk {chunk}"
+                    )
+                    raise
+            return arrays
 
-    def _decode(self, requests: Sequence[_Request], share: list[tuple[int, Buffer | None]]) -> None:
-        decoded: list[_Block] = []
-        share.reverse()
-        while share:
-            index, value = share.pop()  # so that nothing is kept that has been decoded
-            if self._handover.closed:
-                return
-            block, name, number, coords = requests[index]
-            source, _, scatter = self._parts[name]
-            try:
-                out, selections = block.parts.get(name) or self._filling(block, name)
-                scatter(value, out, source.spec(coords), *selections[number])
-            except BaseException as error:  # noqa: BLE001 -- it is handed over
-                self._handover.put([(block.position, failed(error))])
-            else:
-                decoded.append(block)
-        self._decoded(decoded)
+        alone = [asyncio.create_task(read(*each)) for each in zip(indices, spans, strict=True)]
+        found: list[dict[str, Any]] = []
+        try:
+            for task in alone:
+                await asyncio.wait([task])
+                if (error := _error(task)) is not None:
+                    return found, error
+                found.append(task.result())
+            return found, None
+        finally:
+            for task in alone:
+                task.cancel()
+                task.add_done_callback(_error)
 
-    def _filling(self, block: _Block, name: str) -> _Filling:
-        source, axis, _ = self._parts[name]
-        selections, shape = axis.chunks(block.index)
-        filling = _Filling(source.empty(shape), selections)
-        there: _Filling = block.parts.setdefault(name, filling)  # that of the thread that was first
-        return there
 
-    def _decoded(self, blocks: Sequence[_Block]) -> None:
-        """Note that one chunk more of each of `blocks` is there; finish those that are complete."""
-        complete: list[_Block] = []
-        with self._lock:
-            for block in blocks:
-                block.to_decode -= 1
-                if block.to_decode == 0:
-                    complete.append(block)
-        outcomes: list[tuple[int, Outcome]] = []
-        for block in complete:
-            try:
-                arrays = {name: self._array(block, name) for name in self._parts}
-                nbytes = sum(map(held_nbytes, arrays.values()))
-                block.parts.clear()
-                value = self._finish(block.index, arrays)
-            except BaseException as error:  # noqa: BLE001 -- it is handed over
-                outcome = failed(error)
-            else:
-                running = block.nbytes + nbytes
-                outcome = Outcome(value, None, nbytes, running, block.fetched_at)
-            outcomes.append((block.position, outcome))
-        self._handover.put(outcomes)
+def transformed(transform: Callable[[Block], Any], outcome: Outcome) -> Outcome:
+    """What `transform` makes of a block."""
+    try:
+        return outcome._replace(value=transform(outcome.value))
+    except BaseException as error:  # noqa: BLE001 -- it is delivered
+        if isinstance(error, StopIteration | StopAsyncIteration):  # it would look like the end
+            return Outcome(error=RuntimeError(f"The transform raised {error!r}."))
+        return Outcome(error=error)
 
-    def _array(self, block: _Block, name: str) -> NDArrayLike:
-        part = block.parts.get(name)
-        if part is None:  # it is made of no chunk
-            part = self._filling(block, name)
-        return part.out.as_ndarray_like() if isinstance(part, _Filling) else part
+
+def _error(task: asyncio.Future[Any] | Future[Any]) -> BaseException | None:
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+def held_nbytes(array: Any) -> int:
+    """How many bytes an array holds, about, including those that its elements point to."""
+    nbytes, kind = int(array.nbytes), array.dtype.kind
+    if kind == "O":
+        nbytes += sum(map(getsizeof, array.flat))
+    elif kind == "T":
+        nbytes += int(np.strings.str_len(array).sum())
+    return nbytes

@@ -5,49 +5,63 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from collections.abc import Mapping
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
 from concurrent.futures import wait
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import replace
+from decimal import Decimal
 from itertools import islice
-from threading import Lock, RLock
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Self, cast, overload
+from threading import RLock
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, cast
 from weakref import WeakSet, finalize
 
-from zarr.abc.store import _get_many_is_current
-from zarr.core._bounded import fetch_limit, read_watcher
-from zarr.core.array import Array
+from typing_extensions import TypeVar
+
+from zarr.core.array import Array, AsyncArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.chunk_grids import FixedDimension
+from zarr.core.chunk_utils import ChunkTransform
+from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
+from zarr.core.config import config
 from zarr.core.indexing import BlockIndexer, ensure_tuple, is_integer, pop_fields, replace_lists
 from zarr.core.sync import SyncError, _get_loop, sync
-from zarr.experimental._block_reader import CLOSE_SECONDS, BlockReader, Part
-from zarr.experimental._block_reads import ArrayBlocks
-from zarr.experimental._first_axis import FirstAxis, chosen_blocks
-from zarr.experimental._readahead import BlockStreamStats, Readahead, parse_nbytes
+from zarr.experimental._block_reader import (
+    CLOSE_SECONDS,
+    Block,
+    BlockStreamStats,
+    StreamLoop,
+    Window,
+)
+from zarr.experimental._block_source import OVERHEAD, BlockSource, FetchLimit
 from zarr.storage import LocalStore, MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    import numpy.typing as npt
-
-    from zarr.core.buffer import NDArrayLike, NDArrayLikeOrScalar
+    from zarr.core.buffer import NDArrayLikeOrScalar
+    from zarr.core.chunk_grids import DimensionGrid
     from zarr.core.indexing import BasicSelection, Fields
-    from zarr.experimental._block_reads import AnyArray
-    from zarr.experimental._handover import Outcome
+    from zarr.experimental._block_reader import Outcome
+    from zarr.experimental._block_source import Piece, Span
+
+    type AnyArray = Array[Any] | AsyncArray[Any]
 
 __all__ = ["Block", "BlockStream", "BlockStreamStats", "read_block", "read_block_async"]
 
-IO_CONCURRENCY = 32
-"""How many fetches a stream has in flight where `async.concurrency` is at its default."""
+IO_CONCURRENCY = 32  # requests in flight where `async.concurrency` is at its default
+WINDOWS = 4  # how many windows of full size fit into the budget
+MAX_BLOCKS = 256  # of a window: the first has one, and each one more than were begun before it
 
 
 def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeOrScalar:
     """Read a block of an array: what `array.blocks[coords]` returns, without its overhead.
 
     A chunk of a `LocalStore` or a `MemoryStore` is read and decoded by the calling thread itself,
-    so that a pool of threads does not queue for zarr's event loop. Several chunks, as where
-    `coords` has a slice, are fetched together.
+    so that a pool of threads does not queue for zarr's event loop.
 
     Parameters
     ----------
@@ -75,10 +89,19 @@ def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeO
     >>> read_block(array, 2)
     array([7], dtype=uint8)
     """
-    blocks = ArrayBlocks(array)
-    fields, indexer = _block(blocks, coords)
-    block = None if fields else _read_here(blocks, indexer)
-    return sync(_read(blocks, indexer, fields)) if block is None else block
+    source = _async_array(array)
+    indexer, fields = _block(source, coords)
+    here = _read_on_this_thread(source) if len(list(islice(indexer, 2))) == 1 else None
+    reading = (here or source)._get_selection(
+        indexer, prototype=default_buffer_prototype(), fields=fields
+    )
+    if here is None:
+        return sync(reading)
+    try:
+        reading.send(None)  # it waits for nothing
+    except StopIteration as done:
+        return cast("NDArrayLikeOrScalar", done.value)
+    raise RuntimeError("The codecs of this array wait for something.")
 
 
 async def read_block_async(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeOrScalar:
@@ -87,8 +110,7 @@ async def read_block_async(array: AnyArray, coords: BasicSelection | Fields) -> 
     Parameters
     ----------
     array
-        The array. An `AsyncArray` is read in the event loop that runs, an `Array` in that of zarr,
-        where its store is at home.
+        The array. An `AsyncArray` is read in the event loop that runs, an `Array` in zarr's.
     coords
         Which block, as for `read_block`.
 
@@ -96,137 +118,105 @@ async def read_block_async(array: AnyArray, coords: BasicSelection | Fields) -> 
     -------
     NDArrayLike
         The block.
-
-    Raises
-    ------
-    IndexError
-        If there is no such block.
     """
-    blocks = ArrayBlocks(array)
-    fields, indexer = _block(blocks, coords)
-    reading = _read(blocks, indexer, fields)
+    source = _async_array(array)
+    indexer, fields = _block(source, coords)
+    reading = source._get_selection(indexer, prototype=default_buffer_prototype(), fields=fields)
     if isinstance(array, Array) and asyncio.get_running_loop() is not (loop := _get_loop()):
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(reading, loop))
     return await reading
 
 
+def _async_array(array: Any) -> AsyncArray[Any]:
+    if not isinstance(array, Array | AsyncArray):
+        raise TypeError(f"Expected a zarr array, got an object of type {type(array).__name__}.")
+    return array.async_array if isinstance(array, Array) else array
+
+
 def _block(
-    blocks: ArrayBlocks, coords: BasicSelection | Fields
-) -> tuple[Fields | None, BlockIndexer]:
+    array: AsyncArray[Any], coords: BasicSelection | Fields
+) -> tuple[BlockIndexer, Fields | None]:
     """What `array.blocks` makes of `coords`."""
     fields, selection = pop_fields(coords)
-    selection = replace_lists(ensure_tuple(selection))
-    return fields, BlockIndexer(cast("BasicSelection", selection), blocks.array.shape, blocks.grid)
+    selection = cast("BasicSelection", replace_lists(ensure_tuple(selection)))
+    return BlockIndexer(selection, array.shape, array._chunk_grid), fields
 
 
-async def _read(
-    blocks: ArrayBlocks, indexer: BlockIndexer, fields: Fields | None
-) -> NDArrayLikeOrScalar:
-    return await blocks.array._get_selection(indexer, prototype=blocks.prototype, fields=fields)
+class _CallingThread(FusedCodecPipeline):
+    """Reads on the thread that calls it."""
+
+    async def read(self, batch_info: Any, out: Any, drop_axes: tuple[int, ...] = ()) -> Any:
+        return self.read_sync(batch_info, out, drop_axes)
 
 
-def _read_here(blocks: ArrayBlocks, indexer: BlockIndexer) -> NDArrayLike | None:
-    """Read a block of one chunk on this thread, or return `None` if that is not for us to do.
+def _read_on_this_thread(array: AsyncArray[Any]) -> AsyncArray[Any] | None:
+    """The array, such that it reads a chunk on the thread that calls it, or `None` if it cannot.
 
-    Reads that are reported are those that pass through `Store.get_many`.
+    Stores of other kinds, and codecs of other packages, may count on the event loop.
     """
-    store, scatter = blocks.store, blocks.decoder()
+    store, pipeline = array.store_path.store, cast("BatchedCodecPipeline", array.codec_pipeline)
     if (
-        scatter is None
-        or type(store) not in (LocalStore, MemoryStore)
-        or not _get_many_is_current(type(store))
+        type(store) not in (LocalStore, MemoryStore)
         or "get" in vars(store)
-        or read_watcher.get() is not None
+        or type(pipeline) not in (BatchedCodecPipeline, FusedCodecPipeline)
+        or pipeline.supports_partial_decode
+        or not all(type(codec).__module__.startswith("zarr.") for codec in pipeline)
     ):
         return None
-    chunks = list(islice(indexer, 2))
-    if len(chunks) != 1:
+    try:
+        transform = ChunkTransform(codecs=tuple(pipeline))
+    except TypeError:  # some codec can only be awaited
         return None
-    coords, *selections, _ = chunks[0]
-    key, out = blocks.key(coords), blocks.empty(indexer.shape)
-    value = cast("LocalStore", store).get_sync(key, prototype=blocks.prototype)
-    scatter(value, out, blocks.spec(coords), *selections)
-    return out.as_ndarray_like()
+    here = copy(array)
+    parts = pipeline.array_array_codecs, pipeline.array_bytes_codec, pipeline.bytes_bytes_codecs
+    calling_thread = _CallingThread(tuple(pipeline), *parts, transform, 1)
+    object.__setattr__(here, "codec_pipeline", calling_thread)
+    return here
 
 
-@dataclass(slots=True)
-class Block:
-    """A block of one or several arrays.
-
-    Attributes
-    ----------
-    index
-        Which block along the first axis.
-    span
-        What it covers of the first axis.
-    arrays
-        Its values, by the name of the array.
-    """
-
-    index: int
-    span: slice
-    arrays: Mapping[str, npt.NDArray[Any]]
-
-    @property
-    def array(self) -> npt.NDArray[Any]:
-        """The values, where there is one array.
-
-        Raises
-        ------
-        ValueError
-            If there are several.
-        """
-        (array,) = self.arrays.values()
-        return array
+T = TypeVar("T", default=Block)
 
 
-class BlockStream[T]:
-    """Blocks of arrays, in order along the first axis, read ahead of whoever iterates.
+class BlockStream(Generic[T]):
+    """Blocks of arrays along the first axis, read ahead of the program that takes them.
 
-    A block is a chunk of the first axis, or a shard where an array is sharded, with all that is
-    selected of the other axes. The first block shows what a block weighs: it is read alone, or with
-    others that by their shape take an eighth of `readahead_bytes`. From then on as many are in
-    flight as that holds, at least one: a slow consumer holds them back. They are fetched in zarr's
-    event loop, many with one `Store.get_many`, and decoded on threads of the stream.
+    Consecutive blocks are read together: the first alone, then more and more of them, several such
+    windows at a time, within a budget of bytes. A slow program holds reading back.
 
-    It is an iterator, for `for` and for `async for`, and begins when it is first asked for a block.
-    Several threads may share it: each block goes to one of them. As a context manager it is closed
-    at the end.
+    A stream is an iterator, for `for` and for `async for`. It begins when it is first asked for a
+    block. Several threads may share it: each block goes to one of them. As a context manager it is
+    closed at the end.
 
     Parameters
     ----------
     arrays
-        An array, or arrays by name. They must have the length and the chunks of the first axis in
-        common.
+        An array, or a mapping of names to arrays, which must have the same length.
+    block_length
+        How many rows of the first axis a block has. By default as many as in `array.blocks`: a
+        chunk, or a shard. Arrays whose chunks differ in that need a `block_length`.
     start, stop
         The first block, and the one after the last. Negative numbers count from the end.
     blocks
-        The indices of the blocks, in the order that they are wanted in, instead.
+        The blocks themselves instead, in the order in which they are wanted.
     selection
-        What to take of the other axes: integers, slices, or what `array.oindex` takes. Of several
-        arrays, by name; of those that are left out, everything.
+        What to take of the other axes: integers, slices, or what `array.oindex` takes. For several
+        arrays, a mapping of names to that; arrays that are not in it are read in full.
     readahead_bytes
-        How many bytes blocks may hold from when they are asked for until they are taken: a number
-        or a text such as `"64MiB"`.
+        How many bytes may be in flight: a number, or text such as `"64MiB"`.
     io_concurrency
-        How many fetches are in flight at once. By default 32, or `async.concurrency` if that was
-        set.
+        How many requests to stores are in flight at once. By default 32, or `async.concurrency` if
+        that was set.
     decode_threads
         How many threads decode at once. By default the number of CPUs.
     transform
-        Called with each block on the thread that has decoded it. What it returns is delivered in
-        place of the block.
+        Called with each block on one of these threads. What it returns is delivered in place of
+        the block.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        If an argument makes no sense; the message names the array. What reading a block raises
-        comes when that block is due, and closes the stream.
-
-    Notes
-    -----
-    The threads of the stream decode what is encoded with zarr's own codecs. Arrays that are
-    sharded, or have codecs from elsewhere, are read as `array.blocks` reads them, ahead of time.
+        If an argument makes no sense. An error that reading a block raises comes when that block
+        is due, and ends the stream.
 
     Examples
     --------
@@ -238,38 +228,11 @@ class BlockStream[T]:
     [(0, slice(0, 2, None), np.uint64(14)), (1, slice(2, 4, None), np.uint64(14)), (2, slice(4, 5, None), np.uint64(7))]
     """
 
-    @overload
-    def __init__(
-        self: BlockStream[Block],
-        arrays: Array[Any] | Mapping[str, Array[Any]],
-        *,
-        start: int | None = ...,
-        stop: int | None = ...,
-        blocks: Iterable[int] | None = ...,
-        selection: Any = ...,
-        readahead_bytes: int | str = ...,
-        io_concurrency: int | None = ...,
-        decode_threads: int | None = ...,
-        transform: None = ...,
-    ) -> None: ...
-    @overload
     def __init__(
         self,
-        arrays: Array[Any] | Mapping[str, Array[Any]],
+        arrays: AnyArray | Mapping[str, AnyArray],
         *,
-        start: int | None = ...,
-        stop: int | None = ...,
-        blocks: Iterable[int] | None = ...,
-        selection: Any = ...,
-        readahead_bytes: int | str = ...,
-        io_concurrency: int | None = ...,
-        decode_threads: int | None = ...,
-        transform: Callable[[Block], T],
-    ) -> None: ...
-    def __init__(
-        self,
-        arrays: Array[Any] | Mapping[str, Array[Any]],
-        *,
+        block_length: int | None = None,
         start: int | None = None,
         stop: int | None = None,
         blocks: Iterable[int] | None = None,
@@ -281,23 +244,35 @@ class BlockStream[T]:
     ) -> None:
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be a function, got {transform!r}.")
-        parts = _parts(arrays, selection)
-        self._parts = parts
-        (name, first), *_ = parts.items()
+        sources = _sources(arrays, selection)
+        axis = _axis(sources, block_length)
         try:
-            self._indices = chosen_blocks(len(first.axis), start, stop, blocks)
+            self._indices = _chosen(axis.nchunks, start, stop, blocks)
         except IndexError as error:
-            raise IndexError(f"{_label(name, first.blocks)}: {error}") from None
-        threads, fetches = os.cpu_count() or 1, fetch_limit(IO_CONCURRENCY)
-        self._options: dict[str, Any] = {
-            "budget": parse_nbytes(readahead_bytes),
-            "io_concurrency": _positive("io_concurrency", io_concurrency, fetches),
-            "decode_threads": _positive("decode_threads", decode_threads, threads),
-            "transform": transform,
-        }
-        self._reader: BlockReader | None = None
+            name, source = next(iter(sources.items()))
+            raise IndexError(f"Array {name!r} ({source.array.store_path}): {error}") from None
+        default = config.get("async.concurrency")
+        if default is None or default == config.defaults[0]["async"]["concurrency"]:
+            default = IO_CONCURRENCY
+        self._budget = _parse_nbytes(readahead_bytes)
+        self._options = (
+            _positive("io_concurrency", io_concurrency, default),
+            _positive("decode_threads", decode_threads, os.cpu_count() or 1),
+            transform,
+        )
+        given = arrays.values() if isinstance(arrays, Mapping) else [arrays]
+        self._is_async = any(isinstance(array, AsyncArray) for array in given)
+        self._sources, self._axis = sources, axis
+        self._is_sized = all(source.is_sized for source in sources.values())
+        self._lock = RLock()  # a signal handler may look at the stream, or close it
+        self._loop: StreamLoop | None = None
+        self._windows: deque[Window] = deque()  # that are read, or were and have blocks left
+        self._plan: Any = None  # the next window
+        self._last: dict[str, Piece | None] = dict.fromkeys(sources)
+        self._begun = self._taken = 0  # blocks
+        self._taken_at = 0.0
+        self._failed_at: int | None = None
         self._closed = False
-        self._lock = RLock()  # a signal handler may close the stream while it begins
 
     def __len__(self) -> int:
         """How many blocks there are in all."""
@@ -307,28 +282,146 @@ class BlockStream[T]:
         return self
 
     def __next__(self) -> T:
-        outcome = _wait(self._begin())
-        if outcome.error is None:
-            return cast("T", outcome.value)
-        self.close()
-        try:
-            raise outcome.error
-        finally:
-            del outcome  # the traceback holds this frame
+        since = perf_counter()
+        while True:
+            window = self._next_window(_get_loop)
+            if not window.reading.done():
+                if asyncio._get_running_loop() is (self._loop and self._loop.limit.home):
+                    raise SyncError(
+                        "A block is awaited by blocking the event loop that fetches it."
+                    )
+                wait([window.reading])
+            if (outcome := self._take(window, since)) is not None:
+                return self._value(outcome)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        outcome = await _wait_async(self._begin())
+        loop, since = asyncio.get_running_loop(), perf_counter()
+        while True:
+            try:
+                window = self._next_window(
+                    asyncio.get_running_loop if self._is_async else _get_loop
+                )
+            except StopIteration:
+                raise StopAsyncIteration from None
+            there = asyncio.Event()
+
+            def wake(_: object, there: asyncio.Event = there) -> None:
+                with suppress(RuntimeError):  # its event loop was closed
+                    loop.call_soon_threadsafe(there.set)
+
+            window.reading.add_done_callback(wake)
+            await there.wait()
+            if (outcome := self._take(window, since)) is not None:
+                return self._value(outcome)
+
+    def _value(self, outcome: Outcome) -> T:
         if outcome.error is None:
             return cast("T", outcome.value)
-        if (reader := self._close()) is not None:
-            reader.cancel()  # nothing is awaited: the error would be lost if that were cancelled
         try:
-            raise StopAsyncIteration if isinstance(outcome.error, StopIteration) else outcome.error
+            raise outcome.error
         finally:
-            del outcome
+            del outcome  # the traceback holds this frame
+
+    def _next_window(self, home: Callable[[], asyncio.AbstractEventLoop]) -> Window:
+        """The window that the next block is in; it may still be read."""
+        if self._loop is not None and self._loop.pid != os.getpid():
+            raise RuntimeError("A stream cannot be used after a fork. Make another one.")
+        with self._lock:
+            if self._taken == len(self._indices):
+                raise StopIteration
+            if self._failed_at is not None:
+                raise RuntimeError(f"The stream has ended: block {self._failed_at} failed.")
+            if self._closed or (self._loop is not None and self._loop.closed):
+                raise ValueError("The stream of blocks is closed.")
+            if self._loop is None:
+                concurrency, threads, transform = self._options
+                limit = FetchLimit(home(), concurrency)
+                self._loop = StreamLoop(
+                    self._sources, self._axis, limit, threads, transform, len(self)
+                )
+                _loops.add(self._loop)
+                # When a program ends, its loops are stopped together.
+                finalize(self, self._loop.cancel).atexit = False
+            if not self._windows:
+                self._begin_windows(self._loop)
+            if not (windows := self._windows):  # a signal handler has closed the stream
+                raise ValueError("The stream of blocks is closed.")
+            return windows[0]
+
+    def _begin_windows(self, loop: StreamLoop) -> None:
+        """Begin to read windows for as long as the budget allows it, and at least one."""
+        while self._begun < len(self._indices) and not self._closed:
+            unread = [window.is_read() for window in self._windows].count(False)
+            # What blocks take in memory shows once some are read; blocks of text differ.
+            is_known = self._taken > 0 and (self._is_sized or unread < self._taken)
+            if self._windows and not is_known:
+                return
+            if self._plan is None:
+                self._plan = self._next_plan(loop.growth)
+            positions, spans, pieces, nbytes = self._plan
+            in_flight = sum(window.nbytes for window in self._windows) + nbytes
+            if self._windows and in_flight > self._budget:
+                return
+            indices = [self._indices[position] for position in positions]
+            self._windows.append(Window(loop.read(indices, spans, pieces), nbytes))
+            self._plan, self._begun, stop = None, positions.stop, spans[-1][1]
+            for name, of_array in pieces.items():
+                # The next window goes on in the piece that this one ends in.
+                self._last[name] = next((p for p in of_array if p.start < stop < p.stop), None)
+            stats, blocks = loop.stats, self._begun - self._taken
+            stats.max_nbytes_in_flight = max(stats.max_nbytes_in_flight, in_flight)
+            stats.max_blocks_in_flight = max(stats.max_blocks_in_flight, blocks)
+
+    def _next_plan(self, growth: float) -> tuple[range, list[Span], dict[str, list[Piece]], int]:
+        """The positions of the next window, the rows of its blocks, and what to read for them."""
+        count = min(self._begun + 1, MAX_BLOCKS, len(self._indices) - self._begun)
+        while True:
+            positions = range(self._begun, self._begun + count)
+            spans = [self._span(position) for position in positions]
+            pieces = {n: s.pieces(spans, self._last[n]) for n, s in self._sources.items()}
+            # Encoded and decoded, or in pieces and as blocks: about twice what the shapes say.
+            expected = sum(piece.nbytes for of_array in pieces.values() for piece in of_array)
+            nbytes = int(2 * growth * expected)
+            if count == 1 or nbytes <= self._budget / WINDOWS:
+                return positions, spans, pieces, nbytes
+            count //= 2
+
+    def _span(self, position: int) -> Span:
+        start = self._axis.chunk_offset(self._indices[position])
+        return start, start + self._axis.data_size(self._indices[position])
+
+    def _take(self, window: Window, since: float) -> Outcome | None:
+        """Take a block of a window, waited for since then; `None` if it has none any more."""
+        with self._lock:
+            windows = self._windows  # which `close` replaces
+            if self._loop is None or self._loop.closed or not windows or windows[0] is not window:
+                return None
+            if not window.is_read() or not window.outcomes:
+                return None
+            outcome, stats, now = window.outcomes.pop(), self._loop.stats, perf_counter()
+            if outcome.error is not None:
+                self._failed_at = self._indices[self._taken]
+                self._windows = deque()
+                self._loop.cancel()
+                return outcome
+            fetching = min(now - since, max(0.0, self._loop.limit.fetched_at - since))
+            stats.io_seconds += fetching
+            stats.decode_seconds += now - since - fetching
+            if all(each.is_read() for each in windows):
+                stats.consumer_seconds += now - max(self._taken_at, self._loop.read_at)
+            stats.blocks += 1
+            stats.nbytes += outcome.nbytes
+            self._taken, self._taken_at = self._taken + 1, now
+            window.nbytes -= outcome.nbytes + OVERHEAD
+            if not window.outcomes:
+                windows.popleft()
+            self._begin_windows(self._loop)
+            if self._taken == len(self._indices):
+                self._loop.cancel()
+            return outcome
 
     def __enter__(self) -> Self:
         return self
@@ -342,92 +435,101 @@ class BlockStream[T]:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A BlockStream cannot be pickled. Make one in the process that uses it.")
+
     def close(self) -> None:
-        """Cancel what is in flight. Whoever asks for a block now is told that there is none."""
-        if (reader := self._close()) is not None:
-            reader.close()
+        """Cancel what is in flight. To ask for a block from here on is an error."""
+        self._closed = True
+        if self._loop is not None and self._loop.pid == os.getpid():
+            with self._lock:
+                self._windows = deque()
+                self._loop.cancel()
+            self._loop.wait()
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
-        if (reader := self._close()) is not None:
-            reader.cancel()
-            if reader.pid != os.getpid():
-                return
-            await asyncio.wait([asyncio.wrap_future(reader.ended)], timeout=CLOSE_SECONDS)
+        await asyncio.to_thread(self.close)
 
     @property
     def stats(self) -> BlockStreamStats:
         """What the stream has done so far."""
-        return BlockStreamStats() if self._reader is None else self._reader.stats()
-
-    def _close(self) -> BlockReader | None:
         with self._lock:
-            self._closed = True
-            return self._reader
-
-    def _begin(self) -> BlockReader:
-        with self._lock:
-            if self._reader is None:
-                indices = [] if self._closed else self._indices
-                self._reader = _reader(self._parts, indices, **self._options)
-                _begun.add(self._reader)
-                # A program that ends has its readers ended otherwise, all together.
-                finalize(self, self._reader.cancel).atexit = False
-                if self._closed:
-                    self._reader.cancel()
-            return self._reader
+            if self._loop is None:
+                return BlockStreamStats()
+            nbytes = 0 if self._loop.closed else sum(window.nbytes for window in self._windows)
+            requests = self._loop.limit.requests
+            return replace(self._loop.stats, nbytes_in_flight=nbytes, requests=requests)
 
 
-ALONE = "array"
-"""The name of an array that was given without one."""
-
-
-def _parts(arrays: Array[Any] | Mapping[str, Array[Any]], selection: Any) -> dict[str, Part]:
-    """Check that arrays can be read in step, and work out how.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        If they can't.
-    """
+def _sources(arrays: AnyArray | Mapping[str, AnyArray], selection: Any) -> dict[str, BlockSource]:
+    if isinstance(arrays, Array | AsyncArray):
+        arrays, selection = {"array": arrays}, {"array": selection}
     if not isinstance(arrays, Mapping):
-        arrays, selection = {ALONE: arrays}, {ALONE: () if selection is None else selection}
+        raise TypeError(
+            f"Expected an array or a mapping of names to arrays, such as {{'a': a, 'b': b}}, got a "
+            f"{type(arrays).__name__}."
+        )
     selections = {} if selection is None else selection
     if not isinstance(selections, Mapping):
-        raise TypeError(f"Of several arrays, give selections by name, got {selection!r}.")
+        raise TypeError(f"For several arrays, give selections by name, got {selection!r}.")
     if not arrays:
         raise ValueError("There is no array to read.")
     if unknown := selections.keys() - arrays.keys():
-        raise ValueError(
-            f"There is a selection for {sorted(map(str, unknown))}, and no such array."
-        )
-    parts: dict[str, Part] = {}
+        raise ValueError(f"`selection` names unknown arrays: {sorted(map(str, unknown))}.")
+    sources: dict[str, BlockSource] = {}
     for name, array in arrays.items():
-        if not isinstance(array, Array):
+        if not isinstance(array, Array | AsyncArray):
             raise TypeError(f"{name!r} is not a zarr.Array, but a {type(array).__name__}.")
-        blocks = ArrayBlocks(array)
-        chosen = () if (given := selections.get(name)) is None else given
         try:
-            axis = FirstAxis(array.shape, blocks.grid, chosen)
+            sources[name] = BlockSource(_async_array(array), selections.get(name))
         except (IndexError, ValueError, TypeError) as error:
-            raise IndexError(f"{_label(name, blocks)}: {error}") from error
-        parts[name] = Part(blocks, axis, blocks.decoder(axis.drop_axes))
-        first, *_ = parts.values()
-        if axis.dimension != first.axis.dimension:
-            raise ValueError(
-                f"{_label(name, blocks)} has another length or other chunks along its first axis, "
-                f"{_length(axis)}, than {_label(next(iter(parts)), first.blocks)}, "
-                f"{_length(first.axis)}."
-            )
-    return parts
+            raise IndexError(f"Array {name!r} ({array.store_path}): {error}") from error
+    return sources
 
 
-def _label(name: str, blocks: ArrayBlocks) -> str:
-    return f"array {name!r} ({blocks.array.store_path})"
+def _axis(sources: Mapping[str, BlockSource], block_length: int | None) -> DimensionGrid:
+    """How the first axis of the arrays is divided into blocks."""
+    axes = [source.axis for source in sources.values()]
+    same_chunks = all(axis == axes[0] for axis in axes)
+    same_length = all(axis.extent == axes[0].extent for axis in axes)
+    if not same_length or not (same_chunks or block_length):
+        each = [
+            f"{name!r} ({source.array.store_path}) has {axis.extent} in {axis.nchunks} chunks"
+            + (f" of {axis.chunk_size(0)}" if axis.nchunks else "")
+            for (name, source), axis in zip(sources.items(), axes, strict=True)
+        ]
+        raise ValueError(
+            "The arrays must have the same length, and without a `block_length` the same chunks, "
+            f"along the first axis: {', '.join(each)}."
+        )
+    if block_length is None:
+        return axes[0]
+    return FixedDimension(_positive("block_length", block_length, 1), axes[0].extent)
 
 
-def _length(axis: FirstAxis) -> str:
-    return f"{axis.dimension.extent} in {len(axis)} chunks"
+def _chosen(
+    count: int, start: int | None, stop: int | None, blocks: Iterable[int] | None
+) -> Sequence[int]:
+    """Which blocks to read, of `count`."""
+
+    def checked(block: Any, end: int) -> int:
+        if not is_integer(block):
+            raise TypeError(f"A block index must be an integer, got {block!r}.")
+        if not -count <= block < end:
+            raise IndexError(f"block {block} is out of range, there are {count}")
+        return int(block) + (count if block < 0 else 0)
+
+    if blocks is None:
+        first = 0 if start is None else checked(start, count + 1)
+        return range(first, max(first, count if stop is None else checked(stop, count + 1)))
+    if start is not None or stop is not None:
+        raise ValueError("Give either start and stop, or blocks.")
+    if not isinstance(blocks, Iterable):
+        raise TypeError(
+            f"blocks must be several block indices, such as [{blocks!r}], got {blocks!r}."
+        )
+    return [checked(block, count) for block in blocks]
 
 
 def _positive(name: str, value: int | None, default: int) -> int:
@@ -438,87 +540,38 @@ def _positive(name: str, value: int | None, default: int) -> int:
     return int(value)
 
 
-def _reader(
-    parts: Mapping[str, Part],
-    indices: Sequence[int],
-    *,
-    budget: int,
-    io_concurrency: int,
-    decode_threads: int,
-    transform: Callable[[Block], Any] | None,
-) -> BlockReader:
-    """Begin to read. Nothing here may know the stream, or it would never be collected."""
-    first, *_ = parts.values()
-
-    def finish(index: int, arrays: dict[str, Any]) -> Any:
-        block = Block(index, first.axis.rows(index), arrays)
-        return block if transform is None else transform(block)
-
-    row_nbytes = sum(part.axis.row_size * part.blocks.item_nbytes for part in parts.values())
-
-    def expected(position: int) -> int:
-        return first.axis.dimension.data_size(indices[position]) * row_nbytes
-
-    sized = all(part.blocks.is_sized for part in parts.values())
-    return BlockReader(
-        parts,
-        indices,
-        readahead=Readahead(len(indices), expected, budget, sized=sized),
-        io_concurrency=io_concurrency,
-        decode_threads=decode_threads,
-        finish=finish,
-        each=transform is not None,
-    )
+def _parse_nbytes(size: int | str) -> int:
+    """A number of bytes, from a number or from text such as `"64MiB"`, `"1.5 GB"` or `"4096"`."""
+    nbytes: Any = size
+    if isinstance(size, str):
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)(i?)b)?\s*", size.lower())
+        if match is not None:
+            power = " kmgt".index(match[2] or " ")
+            nbytes = int(Decimal(match[1]) * (1024 if match[3] else 1000) ** power)
+    if not is_integer(nbytes) or nbytes < 1:
+        raise ValueError(
+            "readahead_bytes must be a positive whole number of bytes, or text with a unit such as "
+            f"'64MB' or '64MiB', got {size!r}."
+        )
+    return int(nbytes)
 
 
-def _wait(reader: BlockReader) -> Outcome:
-    """Take the next block, and block the thread until it is there."""
-    since = None
-    while True:
-        gate = Lock()
-        gate.acquire()
-        outcome = reader.take(gate.release, since)
-        if outcome is not None:
-            return outcome
-        if asyncio._get_running_loop() is reader.loop:
-            raise SyncError("Waiting for a block from within zarr's own event loop")
-        since = since or perf_counter()
-        gate.acquire()
+_loops: WeakSet[StreamLoop] = WeakSet()
 
-
-async def _wait_async(reader: BlockReader) -> Outcome:
-    """Take the next block, and let the event loop go on until it is there."""
-    loop = asyncio.get_running_loop()
-    since = None
-    while True:
-        there = asyncio.Event()
-
-        def wake(there: asyncio.Event = there) -> None:
-            with suppress(RuntimeError):  # its event loop was closed meanwhile
-                loop.call_soon_threadsafe(there.set)
-
-        outcome = reader.take(wake, since)
-        if outcome is not None:
-            return outcome
-        since = since or perf_counter()
-        await there.wait()
-
-
-_begun: WeakSet[BlockReader] = WeakSet()
-"""Readers whose event loop would otherwise be closed under them when the program ends."""
+_inherited: list[StreamLoop] = []
+"""Event loops of the process that this one was forked from. They share their selectors with it, so
+nothing here may close them."""
 
 
 @atexit.register
-def _end_all() -> None:
-    readers = [reader for reader in list(_begun) if reader.pid == os.getpid()]
-    for reader in readers:
-        reader.cancel()
-    wait([reader.ended for reader in readers], timeout=CLOSE_SECONDS)
+def _stop_all() -> None:
+    loops = [loop for loop in list(_loops) if loop.pid == os.getpid()]
+    for loop in loops:
+        loop.cancel()
+    until = monotonic() + CLOSE_SECONDS
+    for loop in loops:
+        loop.wait(max(0.0, until - monotonic()))
 
-
-_inherited: list[BlockReader] = []
-"""Readers of the process that this one was forked from. Their event loop does not run here, and
-would complain if their tasks were destroyed."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _inherited.extend(_begun))
+    os.register_at_fork(after_in_child=lambda: _inherited.extend(_loops))

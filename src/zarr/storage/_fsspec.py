@@ -1,43 +1,59 @@
-"""`FsspecStore.get_many`: ranges of one object are merged, everything else runs side by side."""
+"""`FsspecStore.get_many`: nearby byte ranges of one object are read as one."""
 
 from __future__ import annotations
 
 from contextlib import aclosing
-from functools import partial
 from itertools import batched
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, NamedTuple
 
-from zarr.core._bounded import (
-    Fetch,
-    fetch_limit,
-    ranges_are_merged,
-    read_watcher,
-    run_bounded,
-    split_requests,
-)
-from zarr.storage._fsspec_reads import (
-    Span,
-    as_slice,
-    batch_size,
-    cuts,
-    in_gaps,
-    locator,
-    merge,
-    merge_limits,
-)
+from zarr.abc.store import group_nbytes, numbered_requests, paired_with
+from zarr.core._adaptive_limit import fetch_as_completed, limit_of
+from zarr.core._coalesce import coalesce_ranges
+from zarr.core.config import config
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from zarr.core._bounded import ReadGroup
-    from zarr.storage._fsspec_reads import Location
+MAX_GAP = 32 << 10
+"""Widest gap between two ranges that are read as one, in bytes: what a link of 1.6 MB/s transfers
+during a round trip of 20 ms. The `max_gap` of a reference file system takes precedence."""
 
-REQUESTS_PLANNED_AT_ONCE = 4096
-"""How many requests `FsspecStore.get_many` considers together. Merging does not reach across."""
+MAX_MERGED = 2 << 20
+"""Size limit of a merged read, in bytes. Ten merged reads side by side take less than the 300 s that
+aiohttp allows for a request by default, even at 120 kB/s."""
+
+REQUESTS_PER_PLAN = 4096
+"""How many requests are considered together for merging."""
+
+
+type _Request = tuple[int, str, ByteRequest | None]
+"""The index of a request, its key, and its byte range."""
+
+
+class _Part(NamedTuple):
+    """Where the bytes of a request are: `path[start:end]` in the filesystem `fs`."""
+
+    fs: AsyncFileSystem
+    path: str
+    start: int
+    end: int
+    request: _Request
+
+
+class _MergedRead(NamedTuple):
+    """A byte range of an object, and the requests that it serves."""
+
+    fs: AsyncFileSystem
+    path: str
+    start: int
+    end: int
+    parts: list[_Part]
 
 
 class FsspecStore:
     # overlay: after get
+    @paired_with(get)
     async def get_many(
         self,
         requests: Sequence[str | tuple[str, ByteRequest | None]],
@@ -46,147 +62,213 @@ class FsspecStore:
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         """Read many values, or byte ranges of values, of many keys.
 
-        Byte ranges of one object that lie close together are read as one and cut apart again.
-        What counts is the object that holds the bytes: chunk keys that are ranges of one file,
-        as in a kerchunk reference set, are merged, within the `max_gap` and `max_block` of the
-        `ReferenceFileSystem`. As many reads are in flight as the `batch_size` of the filesystem
-        allows. What is not merged is read as `get` reads it.
+        Byte ranges of one object that are close together are read as one. Keys that a reference
+        file system maps to byte ranges of one file count as such. All other requests are passed
+        to `get`, as are those for which a merged read did not return the expected bytes.
 
         See `Store.get_many` for the parameters, what is yielded, and the errors.
         """
         if not self._is_open:
             await self._open()
-        fetches = self._plan_fetches(requests, prototype)
-        limit = fetch_limit(batch_size(self.fs))
-        async with aclosing(run_bounded(fetches, limit=limit)) as groups:
-            async for group in groups:
-                yield group
+        concurrency = config.get("async.concurrency")
+        backend = self._read_backend()
+        unserved: list[_Part] = []
 
-    # overlay: after get_many
-    def _plan_fetches(
-        self,
-        requests: Sequence[str | tuple[str, ByteRequest | None]],
-        prototype: BufferPrototype,
-    ) -> Iterator[Fetch]:
-        """Decide which reads serve `requests`, a window of them at a time."""
-        limits = merge_limits(self.fs)
-        find = locator(self.fs)
-        numbered = enumerate(split_requests(requests))
-        for window in batched(numbered, REQUESTS_PLANNED_AT_ONCE):
-            asked = dict(window)
-            distinct = len({key for key, _ in asked.values()}) == len(asked)
-            alone = distinct or ranges_are_merged.get()
-            at_hand: list[tuple[int, Buffer | None]] = []
-            located: dict[int, Location] = {}
-            for index, (key, byte_range) in window:
-                path = _dereference_path(self.path, key)
-                try:
-                    at = find(path, *as_slice(byte_range))
-                except self.allowed_exceptions:
-                    at_hand.append((index, None))
-                    continue
-                if at.value is not None:
-                    at_hand.append((index, prototype.buffer.from_bytes(at.value)))
-                elif alone and at.via is None:
-                    # Nothing in the rest of the plan could be merged with it.
-                    run = partial(self._fetch_alike, at, [index], key, byte_range, prototype)
-                    yield Fetch(run, at.nbytes)
-                else:
-                    located[index] = at
-            if at_hand:
-                yield Fetch(partial(_hand_over, at_hand), 0, is_read=False)
-            spans = (
-                Span(index, (id(at.fs), at.path), at.start, at.end) for index, at in located.items()
-            )
-            for group in merge(spans, limits):
-                first = group[0].request
-                at = located[first]
-                if cut := cuts(group):
-                    start, end, parts = cut
-                    at = at._replace(start=start, end=end)
-                    run = partial(self._fetch_merged, at, parts, located, asked, prototype)
-                else:
-                    indices = [span.request for span in group]
-                    run = partial(self._fetch_alike, at, indices, *asked[first], prototype)
-                yield Fetch(run, at.nbytes)
+        async def fetch(
+            request: _Request, part: _Part | None = None
+        ) -> Sequence[tuple[int, Buffer | None]]:
+            index, key, byte_range = request
+            value = await self.get(key, prototype=prototype, byte_range=byte_range)
+            if part is not None and value is not None and len(value) != part.end - part.start:
+                await _check_length(part, len(value))
+            return ((index, value),)
 
-    # overlay: after _plan_fetches
-    async def _fetch_alike(
-        self,
-        at: Location,
-        indices: Sequence[int],
-        key: str,
-        byte_range: ByteRequest | None,
-        prototype: BufferPrototype,
-    ) -> ReadGroup:
-        """Serve requests for the very same bytes with one `get`."""
-        value = await self.get(key, prototype=prototype, byte_range=byte_range)
-        # What a server makes of an ill-chosen range is for the caller to see, as with `get`; where
-        # a reference chose it, nobody asked for more.
-        expected = at.nbytes or 0
-        got = expected if value is None else len(value)
-        if got < expected or (got > expected > 0 and at.via is not None):
-            await self._check_length(at, got)
-        return [(index, value) for index in indices]
+        async def read(*reads: _MergedRead) -> Sequence[tuple[int, Buffer | None]]:
+            served: list[tuple[int, Buffer | None]] = []
+            try:
+                found = await _read_ranges(reads)
+            except Exception:  # noqa: BLE001 -- the requests are passed to `get`, which raises
+                found = [memoryview(b"")] * len(reads)
+                if concurrency is not None and limit_of(backend).extra(concurrency):
+                    limit_of(backend).failed()
+            for merged, data in zip(reads, found, strict=True):
+                for part in merged.parts:
+                    value = bytes(data[part.start - merged.start : part.end - merged.start])
+                    if len(value) == part.end - part.start:
+                        served.append((part.request[0], prototype.buffer.from_bytes(value)))
+                    else:
+                        unserved.append(part)
+            return served
 
-    # overlay: after _fetch_alike
-    async def _fetch_merged(
-        self,
-        at: Location,
-        parts: Sequence[tuple[int, int, int]],
-        located: dict[int, Location],
-        asked: dict[int, tuple[str, ByteRequest | None]],
-        prototype: BufferPrototype,
-    ) -> ReadGroup:
-        """Serve ranges of one object with one read, and cut it apart."""
-        try:
-            data = await at.fs._cat_file(at.path, start=at.start, end=at.end)
-        except Exception as error:
-            failure = error
-            if at.via is not None:
-                from fsspec.implementations.reference import ReferenceNotReachable
+        def calls() -> Iterator[tuple[Any, ...]]:
+            for window in batched(numbered_requests(requests), REQUESTS_PER_PLAN):
+                parts: list[_Part] = []
+                for request in window:
+                    _, key, byte_range = request
+                    if at := _locate(self.fs, _dereference_path(self.path, key), byte_range):
+                        parts.append(_Part(*at, request))
+                    else:
+                        yield fetch, request
+                for reads in _calls(_merge(parts, *_limits(self.fs))):
+                    if len(reads) == len(reads[0].parts) == 1:
+                        yield fetch, reads[0].parts[0].request, reads[0].parts[0]
+                    else:
+                        yield read, *reads
 
-                failure = ReferenceNotReachable(at.via, at.path)
-            if isinstance(failure, self.allowed_exceptions):
-                return [(index, None) for index, _, _ in parts]
-            if failure is not error:
-                raise failure from error
-            if not isinstance(error, OSError) or "not satisfiable" not in str(error):
-                raise
-            data = b""  # the first range starts beyond the end, so all of them do
-        if len(data) == at.nbytes:
-            if (watcher := read_watcher.get()) is not None:
-                watcher.has_merged(len(data), in_gaps(parts))
-            return [(i, prototype.buffer.from_bytes(data[a:b])) for i, a, b in parts]
-        if len(data) > (at.nbytes or 0):
-            await self._check_length(at, len(data))
-        # The object ends within the merged range: what `get` says of each request holds.
-        served: list[tuple[int, Buffer | None]] = []
-        for index, _, _ in parts:
-            served += await self._fetch_alike(located[index], [index], *asked[index], prototype)
-        return served
+        for within, items in (
+            (backend, calls()),
+            (None, ((fetch, part.request, part) for part in unserved)),
+        ):
+            async with aclosing(fetch_as_completed(within, items, _await, group_nbytes)) as groups:
+                async for group in groups:
+                    if group:
+                        yield group
 
-    # overlay: after _fetch_merged
-    async def _check_length(self, at: Location, nbytes: int) -> None:
-        """Check that a range that came back short did so because the object ends there.
+    def _read_backend(self) -> object:
+        from fsspec import AbstractFileSystem
 
-        Raises
-        ------
-        OSError
-            If the object goes on, so that the transfer must have been cut short, or if there is
-            more than was asked for.
-        """
-        asked = f"asked for bytes {at.start} to {at.end} of {at.path!r} and got {nbytes} bytes"
-        if nbytes > (at.nbytes or 0):
-            raise OSError(f"The server does not honour byte ranges: {asked}.")
-        try:
-            info = await at.fs._info(at.path)
-        except Exception:  # noqa: BLE001 -- the value is there, this was a second look at it
-            return
-        if (info.get("size") or 0) > max(0, at.start or 0) + nbytes:
-            raise OSError(f"Short read: {asked}, of an object of {info['size']} bytes.")
+        fs = self.fs
+        while True:
+            # Of a directory, references or a cache. References may have several filesystems.
+            inner = getattr(fs, "fs", next(iter(getattr(fs, "fss", {}).values()), None))
+            if not isinstance(inner, AbstractFileSystem):
+                return fs
+            fs = inner
 
 
 # overlay: after FsspecStore
-async def _hand_over(group: ReadGroup) -> ReadGroup:
-    return group
+async def _await[V](func: Callable[..., Awaitable[V]], *args: Any) -> V:
+    return await func(*args)
+
+
+# overlay: after _await
+def _locate(
+    fs: AsyncFileSystem, path: str, byte_range: ByteRequest | None
+) -> tuple[AsyncFileSystem, str, int, int] | None:
+    """Find the bytes of a value, through directories and references.
+
+    Returns
+    -------
+    tuple or None
+        `(fs, path, start, end)`, or `None` if they are not known to be a range of an object.
+    """
+    from fsspec.core import split_protocol
+    from fsspec.implementations.dirfs import DirFileSystem
+    from fsspec.implementations.reference import ReferenceFileSystem
+
+    start: Any = None
+    end: Any = None
+    if isinstance(byte_range, RangeByteRequest):
+        start, end = byte_range.start, byte_range.end
+    elif isinstance(byte_range, OffsetByteRequest):
+        start = byte_range.offset
+    elif isinstance(byte_range, SuffixByteRequest):
+        start = -byte_range.suffix
+    while _is_method(fs._cat_file, DirFileSystem._cat_file):
+        fs, path = fs.fs, fs._join(path)
+    if _is_method(fs._cat_file, ReferenceFileSystem._cat_file):
+        try:
+            path, start, end = fs._cat_common(path, start=start, end=end)
+            fs = fs.fss[split_protocol(path)[0]]
+        except Exception:  # noqa: BLE001 -- `get` raises it as well
+            return None
+    if isinstance(start, Integral) and isinstance(end, Integral) and 0 <= int(start) < int(end):
+        return fs, path, int(start), int(end)
+    return None
+
+
+# overlay: after _locate
+def _is_method(method: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    """Whether a bound method is `function`, neither overridden in a subclass nor replaced."""
+    return getattr(method, "__func__", None) is function
+
+
+# overlay: after _is_method
+def _limits(fs: AsyncFileSystem) -> tuple[int, int]:
+    """Return the widest gap and the size limit for merged reads through `fs`, in bytes."""
+    options = fs.storage_options
+    return options.get("max_gap", MAX_GAP), min(options.get("max_block", MAX_MERGED), MAX_MERGED)
+
+
+# overlay: after _limits
+def _merge(parts: Sequence[_Part], max_gap: int, max_merged: int) -> Iterator[_MergedRead]:
+    """Merge ranges of the same object that are at most `max_gap` bytes apart."""
+    by_object: dict[tuple[int, str], list[_Part]] = {}
+    for part in parts:
+        by_object.setdefault((id(part.fs), part.path), []).append(part)
+    for same_object in by_object.values():
+        groups, _ = coalesce_ranges(
+            [RangeByteRequest(part.start, part.end) for part in same_object],
+            max_gap_bytes=max_gap,
+            max_coalesced_bytes=max_merged,
+        )
+        for group in groups:
+            merged = [same_object[position] for position, _ in group]
+            end = max(part.end for part in merged)
+            yield _MergedRead(*merged[0][:3], end, merged)
+
+
+# overlay: after _merge
+def _calls(reads: Iterable[_MergedRead]) -> Iterator[list[_MergedRead]]:
+    """Decide which reads are made by one call of `_cat_ranges`.
+
+    A filesystem with a `_cat_ranges` of its own gets up to `MAX_MERGED` bytes in one call. That of
+    fsspec makes a request for each range, so there each read is a call, to be decoded early.
+    """
+    from fsspec.asyn import AsyncFileSystem
+
+    together: list[_MergedRead] = []
+    nbytes = 0
+    for read in reads:
+        nbytes += read.end - read.start
+        own = not _is_method(read.fs._cat_ranges, AsyncFileSystem._cat_ranges)
+        if together and not (own and read.fs is together[0].fs and nbytes <= MAX_MERGED):
+            yield together
+            together, nbytes = [], read.end - read.start
+        together.append(read)
+    if together:
+        yield together
+
+
+# overlay: after _calls
+async def _read_ranges(reads: Sequence[_MergedRead]) -> list[memoryview]:
+    """Read ranges of one filesystem, and return nothing for those that could not be read."""
+    from fsspec.asyn import AsyncFileSystem
+
+    fs, path, start, end, _ = reads[0]
+    # fsspec's own `_cat_ranges` would leave its tasks running when it is cancelled.
+    if _is_method(fs._cat_ranges, AsyncFileSystem._cat_ranges):
+        found = [await fs._cat_file(path, start=start, end=end)]
+    else:
+        found = await fs._cat_ranges(
+            [read.path for read in reads],
+            [read.start for read in reads],
+            [read.end for read in reads],
+            on_error="return",
+        )
+    views = []
+    for read, data in zip(reads, found, strict=True):
+        view = memoryview(b"" if isinstance(data, Exception) else data)
+        too_long = len(view) > read.end - read.start
+        views.append(view[:0] if too_long else view)
+    return views
+
+
+# overlay: after _read_ranges
+async def _check_length(part: _Part, nbytes: int) -> None:
+    """Check a value of another length than the range that was requested.
+
+    Raises
+    ------
+    OSError
+        If there are more bytes than requested, or the object has more than were returned.
+    """
+    what = f"{nbytes} bytes for bytes {part.start} to {part.end} of {part.path!r}"
+    if nbytes > part.end - part.start:
+        raise OSError(f"The server ignored the byte range: it returned {what}.")
+    try:
+        size = (await part.fs._info(part.path))["size"]
+    except Exception:  # noqa: BLE001 -- the size is not known, the value is what `get` returned
+        return
+    if size is not None and size > part.start + nbytes:
+        raise OSError(f"Short read: got {what}, which has {size} bytes.")
