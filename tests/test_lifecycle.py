@@ -245,12 +245,8 @@ async def cancelled_after(count: int, array: AsyncArray) -> bool:
 @everywhere
 @both_layouts
 def test_asyncio_run_ends_in_the_middle_of_a_read(
-    place: Place, pipeline: str, kind: str, layout: str, request: pytest.FixtureRequest
+    place: Place, pipeline: str, kind: str, layout: str
 ) -> None:
-    if pipeline != "FusedCodecPipeline" or kind not in ("memory", "local"):
-        reason = "a task group takes the cancellation of its tasks by `asyncio.run` for a failure"
-        # Not strict: which tasks have ended by then depends on timing.
-        request.applymarker(pytest.mark.xfail(raises=LoopComplains, reason=reason, strict=False))
     broken_off: list[int] = []
 
     async def main(count: int, tasks: list[asyncio.Task[None]]) -> None:

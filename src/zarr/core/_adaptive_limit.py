@@ -50,6 +50,9 @@ class AdaptiveLimit:
     careful: bool = False
     """Whether extra fetches have failed. The limit then grows by one instead of doubling."""
 
+    largest: int = 0
+    """The most bytes that a fetch has returned. This stands for the fetches in flight."""
+
     reads: list[_Read] = field(default_factory=list)
     started: int = 0
     extra_started: int = 0
@@ -140,7 +143,7 @@ class AdaptiveLimit:
         def admits(held: int) -> bool:
             if held < concurrency:
                 return True
-            extra_bytes = (held + 1 - concurrency) * largest
+            extra_bytes = (held + 1 - concurrency) * self.largest
             most_bytes = MAX_EXTRA_BYTES // len(self.reads)
             return 0 < extra_bytes <= most_bytes and self.has_room(concurrency, held)
 
@@ -151,7 +154,6 @@ class AdaptiveLimit:
                 yield self.start(read, concurrency), item, False
 
         async def call(number: int, item: T, is_repeated: bool) -> V | None:
-            nonlocal largest
             had_extra, extra_started = self.extra(concurrency), self.extra_started
             started, seconds = time.perf_counter(), None
             try:
@@ -167,9 +169,10 @@ class AdaptiveLimit:
             finally:
                 self.end(read, number, concurrency, seconds)
                 read.to_repeat -= is_repeated
-            largest = max(largest, nbytes(result), 1)
+            self.largest = max(self.largest, nbytes(result), 1)
             return result
 
+        self.largest = max(self.largest, largest)
         self.reads.append(read)
         try:
             async with aclosing(concurrent_as_completed(calls(), call, admits)) as results:

@@ -13,7 +13,7 @@ from zarr.core._adaptive_limit import fetch_as_completed
 from zarr.core.common import _cancel_and_wait, concurrent_as_completed, product
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
     from concurrent.futures import Executor
 
     from zarr.abc.store import Store
@@ -58,9 +58,9 @@ async def _async_read_fallback(
     many = len(batch) > 1 or isinstance(pipeline, FusedCodecPipeline)
     transform = _thread_transform(pipeline) if many else None
     if transform is None:
+        process = decode
         size = max(1, getattr(pipeline, "batch_size", 1))
         workers = config.get("async.concurrency") or len(batch)
-        await _process_as_fetched(_fetch_chunks(batch), decode, size=size, workers=workers)
     else:
 
         def decode_sync(chunks: FetchedChunks) -> None:
@@ -68,18 +68,17 @@ async def _async_read_fallback(
                 spec = batch[index][1]
                 scatter(index, None if data is None else transform.decode_chunk(data, spec))
 
-        if isinstance(pipeline, FusedCodecPipeline):
-            workers = _resolve_max_workers()
-            pool = _get_pool(workers)
-        else:
-            workers, pool = config.get("threading.max_workers") or os.cpu_count() or 1, None
+        workers = _resolve_max_workers()
+        process = partial(_run_in_thread, _get_pool(workers), decode_sync)
         nbytes = max(1, min(_decoded_nbytes(batch), DECODED_PER_SHARE))
-        await _process_as_fetched(
-            _fetch_chunks(batch),
-            partial(_run_in_thread, pool, decode_sync),
-            size=DECODED_PER_SHARE // nbytes,
-            workers=workers,
-        )
+        size = DECODED_PER_SHARE // nbytes
+    fetched = _fetch_chunks(batch)
+    if len(batch) == 1:
+        async with aclosing(fetched):
+            async for chunks in fetched:
+                await process(chunks)
+    else:
+        await _process_as_fetched(fetched, process, size=size, workers=workers)
     if None in results:
         raise RuntimeError(f"No result for {results.count(None)} of {len(batch)} chunks.")
     return cast("tuple[GetResult, ...]", tuple(results))
@@ -179,9 +178,9 @@ def _read_backend(batch: Sequence[ChunkRead]) -> object | None:
 
 
 # overlay: after _read_backend
-def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncIterator[FetchedChunks]:
+async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChunks]:
     """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
-    from zarr.abc.store import Store
+    from zarr.abc.store import Store, SyncByteGetter
     from zarr.storage._common import StorePath
 
     async def fetch(index: int, byte_getter: ByteGetter, spec: ArraySpec) -> FetchedChunks:
@@ -194,15 +193,27 @@ def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncIterator[FetchedChunks]:
         for getter, spec, *_ in batch
         if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
     ]
+    groups: Any
     if isinstance(store, Store) and len(keys) == len(batch):
-        return store.get_many(keys, prototype=prototype)
-    items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
-    return concurrent_as_completed(items, fetch, config.get("async.concurrency"))
+        groups = store.get_many(keys, prototype=prototype)
+    elif all(isinstance(g, SyncByteGetter) and not isinstance(g, StorePath) for g, *_ in batch):
+        # The inner chunks of a shard are in memory.
+        yield [(i, getter.get_sync(spec.prototype)) for i, (getter, spec, *_) in enumerate(batch)]
+        return
+    else:
+        items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
+        groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
+    try:
+        async for group in groups:
+            yield group
+    finally:
+        if hasattr(groups, "aclose"):
+            await groups.aclose()
 
 
 # overlay: after _fetch_chunks
 async def _process_as_fetched(
-    groups: AsyncIterator[FetchedChunks],
+    groups: AsyncGenerator[FetchedChunks],
     process: Callable[[FetchedChunks], Coroutine[Any, Any, None]],
     *,
     size: int,
@@ -234,7 +245,7 @@ async def _process_as_fetched(
 
     async def fetch() -> None:
         nonlocal busy
-        try:
+        async with aclosing(groups):
             async for group in groups:
                 waiting.extend(group)
                 while busy < min(workers, max(1, len(waiting) // size)):
@@ -243,9 +254,6 @@ async def _process_as_fetched(
                 while len(waiting) > size * workers:
                     taken.clear()
                     await taken.wait()
-        finally:
-            if hasattr(groups, "aclose"):
-                await groups.aclose()
 
     start(fetch())
     try:
