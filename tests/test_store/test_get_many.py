@@ -411,7 +411,11 @@ class Native(MemoryStore):
 
     @paired_with(get)
     async def get_many(
-        self, requests: Sequence[Request], *, prototype: BufferPrototype
+        self,
+        requests: Sequence[Request],
+        *,
+        prototype: BufferPrototype,
+        max_concurrency: int | None = None,
     ) -> AsyncIterator[Group]:
         for index, request in enumerate(requests):
             key, byte_range = pair(request)

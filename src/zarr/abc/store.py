@@ -20,10 +20,11 @@ class Store:
         requests: Sequence[str | tuple[str, ByteRequest | None]],
         *,
         prototype: BufferPrototype,
+        max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         """Read many values, or byte ranges of values, of many keys.
 
-        The default calls `get` for each request, at most `async.concurrency` at a time. Stores
+        The default calls `get` for each request, at most `max_concurrency` at a time. Stores
         whose backend can batch or merge requests should override it.
 
         Parameters
@@ -33,6 +34,8 @@ class Store:
             as does a key by itself. A key may occur several times.
         prototype
             Buffer prototype of the values.
+        max_concurrency
+            How many requests may be in flight. By default, `async.concurrency`.
 
         Yields
         ------
@@ -68,7 +71,7 @@ class Store:
 
         numbered = numbered_requests(requests)
         async with aclosing(
-            fetch_as_completed(self._read_backend(), numbered, fetch, group_nbytes)
+            fetch_as_completed(self._read_backend(), numbered, fetch, group_nbytes, max_concurrency)
         ) as groups:
             async for group in groups:
                 yield group

@@ -232,6 +232,7 @@ def fetch_as_completed[T: tuple[Any, ...], V](
     items: Iterable[T],
     func: Callable[..., Coroutine[Any, Any, V]],
     nbytes: Callable[[V], int],
+    max_concurrency: int | None = None,
     *,
     largest: int = 0,
 ) -> AsyncGenerator[V]:
@@ -244,11 +245,13 @@ def fetch_as_completed[T: tuple[Any, ...], V](
         in flight.
     nbytes
         Returns how much memory a result takes. The largest result stands for those in flight.
+    max_concurrency
+        How many calls may be in flight. By default, `async.concurrency`, and more if that helps.
     largest
         Size of the largest result to expect. By default, no extra calls start before the first
-        result has arrived.
+        result of this backend has arrived.
     """
-    concurrency = config.get("async.concurrency")
-    if backend is None or concurrency is None:
+    concurrency = max_concurrency or config.get("async.concurrency")
+    if backend is None or concurrency is None or max_concurrency is not None:
         return concurrent_as_completed(items, func, concurrency)
     return limit_of(backend).as_completed(items, func, nbytes, concurrency, largest)

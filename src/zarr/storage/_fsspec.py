@@ -59,6 +59,7 @@ class FsspecStore:
         requests: Sequence[str | tuple[str, ByteRequest | None]],
         *,
         prototype: BufferPrototype,
+        max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         """Read many values, or byte ranges of values, of many keys.
 
@@ -70,7 +71,7 @@ class FsspecStore:
         """
         if not self._is_open:
             await self._open()
-        concurrency = config.get("async.concurrency")
+        limit = max_concurrency or config.get("async.concurrency")
         backend = self._read_backend()
         unserved: list[_Part] = []
 
@@ -89,7 +90,7 @@ class FsspecStore:
                 found = await _read_ranges(reads)
             except Exception:  # noqa: BLE001 -- the requests are passed to `get`, which raises
                 found = [memoryview(b"")] * len(reads)
-                if concurrency is not None and limit_of(backend).extra(concurrency):
+                if limit is not None and limit_of(backend).extra(limit):
                     limit_of(backend).failed()
             for merged, data in zip(reads, found, strict=True):
                 for part in merged.parts:
@@ -119,7 +120,9 @@ class FsspecStore:
             (backend, calls()),
             (None, ((fetch, part.request, part) for part in unserved)),
         ):
-            async with aclosing(fetch_as_completed(within, items, _await, group_nbytes)) as groups:
+            async with aclosing(
+                fetch_as_completed(within, items, _await, group_nbytes, max_concurrency)
+            ) as groups:
                 async for group in groups:
                     if group:
                         yield group

@@ -24,6 +24,7 @@ class LocalStore:
         requests: Sequence[str | tuple[str, ByteRequest | None]],
         *,
         prototype: BufferPrototype,
+        max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
         await self._ensure_open()
@@ -41,7 +42,7 @@ class LocalStore:
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None
 
-        limit = config.get("async.concurrency")
+        limit = max_concurrency or config.get("async.concurrency")
         async with contextlib.aclosing(get_in_threads(requests, read, limit)) as groups:
             async for group in groups:
                 yield group

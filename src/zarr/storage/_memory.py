@@ -27,6 +27,7 @@ class MemoryStore:
         requests: Sequence[str | tuple[str, ByteRequest | None]],
         *,
         prototype: BufferPrototype,
+        max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
         for group in batched(numbered_requests(requests), GROUP_SIZE):

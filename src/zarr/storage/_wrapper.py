@@ -13,6 +13,9 @@ class WrapperStore:
         requests: Sequence[str | tuple[str, ByteRequest | None]],
         *,
         prototype: BufferPrototype,
+        max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
-        return self._store.get_many(requests, prototype=prototype)
+        return self._store.get_many(
+            requests, prototype=prototype, max_concurrency=max_concurrency
+        )

@@ -20,6 +20,7 @@ class ZipStore:
         requests: Sequence[str | tuple[str, ByteRequest | None]],
         *,
         prototype: BufferPrototype,
+        max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
         def read(key: str, byte_range: ByteRequest | None) -> Buffer | None:
