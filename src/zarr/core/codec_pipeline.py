@@ -284,6 +284,31 @@ async def _run_in_thread[T, V](pool: Executor | None, func: Callable[[T], V], ar
     return future.result()
 
 
+# overlay: after _run_in_thread
+async def _read_parts(
+    pipeline: BatchedCodecPipeline,
+    parts: Sequence[Sequence[ChunkRead]],
+    out: NDBuffer,
+    drop_axes: tuple[int, ...],
+) -> tuple[GetResult, ...]:
+    """Read parts of a batch concurrently: shards, or all whole chunks as one part."""
+    results: dict[int, tuple[GetResult, ...]] = {}
+
+    async def read(index: int, part: Sequence[ChunkRead]) -> int:
+        results[index] = await pipeline.read_batch(part, out, drop_axes)
+        return index
+
+    backend, nbytes = None, 0
+    if pipeline.supports_partial_decode and parts:
+        backend, nbytes = _read_backend(parts[0]), len(parts[0]) * _decoded_nbytes(parts[0])
+    async with aclosing(
+        fetch_as_completed(backend, enumerate(parts), read, lambda _: nbytes, largest=nbytes)
+    ) as finished:
+        async for _ in finished:
+            pass
+    return tuple(chain.from_iterable(results[index] for index in sorted(results)))
+
+
 class BatchedCodecPipeline:
     async def read(
         self,
@@ -307,19 +332,4 @@ class BatchedCodecPipeline:
             return await _read_shards_on_threads(codec, batch, out, drop_axes)
         # Whole chunks are requested together; `batch_size` then only applies to decoding.
         size = self.batch_size if self.supports_partial_decode else max(1, len(batch))
-        results: dict[int, tuple[GetResult, ...]] = {}
-
-        async def read(index: int, part: Sequence[ChunkRead]) -> int:
-            results[index] = await self.read_batch(part, out, drop_axes)
-            return index
-
-        backend, nbytes = None, 0
-        if self.supports_partial_decode and batch:
-            backend, nbytes = _read_backend(batch), size * _decoded_nbytes(batch)
-        parts = enumerate(batched(batch, size))
-        async with aclosing(
-            fetch_as_completed(backend, parts, read, lambda _: nbytes, largest=nbytes)
-        ) as finished:
-            async for _ in finished:
-                pass
-        return tuple(chain.from_iterable(results[index] for index in sorted(results)))
+        return await _read_parts(self, list(batched(batch, size)), out, drop_axes)

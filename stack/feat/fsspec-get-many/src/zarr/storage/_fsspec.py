@@ -1,0 +1,83 @@
+"""`FsspecStore.get_many` without an adaptive limit."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from itertools import batched
+from typing import TYPE_CHECKING
+
+from zarr.abc.store import numbered_requests, paired_with
+from zarr.core.common import concurrent_as_completed
+from zarr.core.config import config
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+
+class FsspecStore:
+    # overlay: after get
+    @paired_with(get)
+    async def get_many(
+        self,
+        requests: Sequence[str | tuple[str, ByteRequest | None]],
+        *,
+        prototype: BufferPrototype,
+        max_concurrency: int | None = None,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        """Read many values, or byte ranges of values, of many keys.
+
+        Byte ranges of one object that are close together are read as one. Keys that a reference
+        file system maps to byte ranges of one file count as such. All other requests are passed
+        to `get`, as are those for which a merged read did not return the expected bytes.
+
+        See `Store.get_many` for the parameters, what is yielded, and the errors.
+        """
+        if not self._is_open:
+            await self._open()
+        limit = max_concurrency or config.get("async.concurrency")
+        unserved: list[_Part] = []
+
+        async def fetch(
+            request: _Request, part: _Part | None = None
+        ) -> Sequence[tuple[int, Buffer | None]]:
+            index, key, byte_range = request
+            value = await self.get(key, prototype=prototype, byte_range=byte_range)
+            if part is not None and value is not None and len(value) != part.end - part.start:
+                await _check_length(part, len(value))
+            return ((index, value),)
+
+        async def read(*reads: _MergedRead) -> Sequence[tuple[int, Buffer | None]]:
+            served: list[tuple[int, Buffer | None]] = []
+            try:
+                found = await _read_ranges(reads)
+            except Exception:  # noqa: BLE001 -- the requests are passed to `get`, which raises
+                found = [memoryview(b"")] * len(reads)
+            for merged, data in zip(reads, found, strict=True):
+                for part in merged.parts:
+                    value = bytes(data[part.start - merged.start : part.end - merged.start])
+                    if len(value) == part.end - part.start:
+                        served.append((part.request[0], prototype.buffer.from_bytes(value)))
+                    else:
+                        unserved.append(part)
+            return served
+
+        def calls() -> Iterator[tuple[Any, ...]]:
+            for window in batched(numbered_requests(requests), REQUESTS_PER_PLAN):
+                parts: list[_Part] = []
+                for request in window:
+                    _, key, byte_range = request
+                    if at := _locate(self.fs, _dereference_path(self.path, key), byte_range):
+                        parts.append(_Part(*at, request))
+                    else:
+                        yield fetch, request
+                for reads in _calls(_merge(parts, *_limits(self.fs))):
+                    if len(reads) == len(reads[0].parts) == 1:
+                        yield fetch, reads[0].parts[0].request, reads[0].parts[0]
+                    else:
+                        yield read, *reads
+
+        for items in (calls(), ((fetch, part.request, part) for part in unserved)):
+            async with aclosing(concurrent_as_completed(items, _await, limit)) as groups:
+                async for group in groups:
+                    if group:
+                        yield group
