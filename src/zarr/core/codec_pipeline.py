@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import copy_context
 from functools import partial
 from itertools import batched, chain
@@ -270,18 +270,12 @@ async def _run_in_thread[T, V](pool: Executor | None, func: Callable[[T], V], ar
     """Run `func(argument)` on a thread, and wait until it has ended, even if cancelled."""
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(pool, copy_context().run, func, argument)
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    failure = future.exception()
-    if cancelled is not None:
-        raise cancelled
-    if failure is not None:
-        raise failure
-    return future.result()
+    try:
+        return await asyncio.shield(future)
+    finally:
+        while not future.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
 
 
 # overlay: after _run_in_thread

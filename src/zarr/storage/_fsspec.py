@@ -27,28 +27,14 @@ REQUESTS_PER_PLAN = 4096
 """How many requests are considered together for merging."""
 
 
-type _Request = tuple[int, str, ByteRequest | None]
-"""The index of a request, its key, and its byte range."""
-
-
 class _Part(NamedTuple):
-    """Where the bytes of a request are: `path[start:end]` in the filesystem `fs`."""
+    """A request, `(index, key, byte_range)`, and where its bytes are: in `path[start:end]` of `fs`."""
 
     fs: AsyncFileSystem
     path: str
     start: int
     end: int
-    request: _Request
-
-
-class _MergedRead(NamedTuple):
-    """A byte range of an object, and the requests that it serves."""
-
-    fs: AsyncFileSystem
-    path: str
-    start: int
-    end: int
-    parts: list[_Part]
+    request: tuple[int, str, ByteRequest | None]
 
 
 class FsspecStore:
@@ -73,28 +59,28 @@ class FsspecStore:
             await self._open()
         limit = max_concurrency or config.get("async.concurrency")
         backend = self._read_backend()
+        options = self.fs.storage_options  # of a reference file system
+        max_gap = options.get("max_gap", MAX_GAP)
+        max_nbytes = min(options.get("max_block", MAX_MERGED), MAX_MERGED)
         unserved: list[_Part] = []
 
         async def fetch(
-            request: _Request, part: _Part | None = None
+            index: int, key: str, byte_range: ByteRequest | None, part: _Part | None = None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            index, key, byte_range = request
             value = await self.get(key, prototype=prototype, byte_range=byte_range)
             if part is not None and value is not None and len(value) != part.end - part.start:
                 await _check_length(part, len(value))
             return ((index, value),)
 
-        async def read(*reads: _MergedRead) -> Sequence[tuple[int, Buffer | None]]:
+        async def read(*reads: Sequence[_Part]) -> Sequence[tuple[int, Buffer | None]]:
             served: list[tuple[int, Buffer | None]] = []
-            try:
-                found = await _read_ranges(reads)
-            except Exception:  # noqa: BLE001 -- the requests are passed to `get`, which raises
-                found = [memoryview(b"")] * len(reads)
-                if limit is not None and limit_of(backend).extra(limit):
-                    limit_of(backend).failed()
-            for merged, data in zip(reads, found, strict=True):
-                for part in merged.parts:
-                    value = bytes(data[part.start - merged.start : part.end - merged.start])
+            found = await _read_ranges(reads)
+            if limit is not None and not all(found) and limit_of(backend).extra(limit):
+                limit_of(backend).failed()
+            for parts, data in zip(reads, found, strict=True):
+                for part in parts:
+                    offset = part.start - parts[0].start
+                    value = bytes(data[offset : offset + part.end - part.start])
                     if len(value) == part.end - part.start:
                         served.append((part.request[0], prototype.buffer.from_bytes(value)))
                     else:
@@ -109,16 +95,16 @@ class FsspecStore:
                     if at := _locate(self.fs, _dereference_path(self.path, key), byte_range):
                         parts.append(_Part(*at, request))
                     else:
-                        yield fetch, request
-                for reads in _calls(_merge(parts, *_limits(self.fs))):
-                    if len(reads) == len(reads[0].parts) == 1:
-                        yield fetch, reads[0].parts[0].request, reads[0].parts[0]
+                        yield fetch, *request
+                for reads in _calls(_merge(parts, max_gap, max_nbytes)):
+                    if len(reads) == len(reads[0]) == 1:
+                        yield fetch, *reads[0][0].request, reads[0][0]
                     else:
                         yield read, *reads
 
         for within, items in (
             (backend, calls()),
-            (None, ((fetch, part.request, part) for part in unserved)),
+            (None, ((fetch, *part.request, part) for part in unserved)),
         ):
             async with aclosing(
                 fetch_as_completed(within, items, _await, group_nbytes, max_concurrency)
@@ -163,10 +149,8 @@ def _locate(
     end: Any = None
     if isinstance(byte_range, RangeByteRequest):
         start, end = byte_range.start, byte_range.end
-    elif isinstance(byte_range, OffsetByteRequest):
-        start = byte_range.offset
-    elif isinstance(byte_range, SuffixByteRequest):
-        start = -byte_range.suffix
+    elif byte_range is not None:
+        return None
     while _is_method(fs._cat_file, DirFileSystem._cat_file):
         fs, path = fs.fs, fs._join(path)
     if _is_method(fs._cat_file, ReferenceFileSystem._cat_file):
@@ -187,15 +171,8 @@ def _is_method(method: Callable[..., Any], function: Callable[..., Any]) -> bool
 
 
 # overlay: after _is_method
-def _limits(fs: AsyncFileSystem) -> tuple[int, int]:
-    """Return the widest gap and the size limit for merged reads through `fs`, in bytes."""
-    options = fs.storage_options
-    return options.get("max_gap", MAX_GAP), min(options.get("max_block", MAX_MERGED), MAX_MERGED)
-
-
-# overlay: after _limits
-def _merge(parts: Sequence[_Part], max_gap: int, max_merged: int) -> Iterator[_MergedRead]:
-    """Merge ranges of the same object that are at most `max_gap` bytes apart."""
+def _merge(parts: Sequence[_Part], max_gap: int, max_nbytes: int) -> Iterator[Sequence[_Part]]:
+    """Group ranges of the same object that are at most `max_gap` bytes apart, to be read as one."""
     by_object: dict[tuple[int, str], list[_Part]] = {}
     for part in parts:
         by_object.setdefault((id(part.fs), part.path), []).append(part)
@@ -203,58 +180,62 @@ def _merge(parts: Sequence[_Part], max_gap: int, max_merged: int) -> Iterator[_M
         groups, _ = coalesce_ranges(
             [RangeByteRequest(part.start, part.end) for part in same_object],
             max_gap_bytes=max_gap,
-            max_coalesced_bytes=max_merged,
+            max_coalesced_bytes=max_nbytes,
         )
         for group in groups:
-            merged = [same_object[position] for position, _ in group]
-            end = max(part.end for part in merged)
-            yield _MergedRead(*merged[0][:3], end, merged)
+            yield [same_object[position] for position, _ in group]
 
 
 # overlay: after _merge
-def _calls(reads: Iterable[_MergedRead]) -> Iterator[list[_MergedRead]]:
-    """Decide which reads are made by one call of `_cat_ranges`.
+def _range(parts: Sequence[_Part]) -> tuple[str, int, int]:
+    """Return the path, the start and the end of a merged read."""
+    return parts[0].path, parts[0].start, max(part.end for part in parts)
+
+
+# overlay: after _range
+def _calls(reads: Iterable[Sequence[_Part]]) -> Iterator[Sequence[Sequence[_Part]]]:
+    """Decide which merged reads are made by one call of `_cat_ranges`.
 
     A filesystem with a `_cat_ranges` of its own gets up to `MAX_MERGED` bytes in one call. That of
     fsspec makes a request for each range, so there each read is a call, to be decoded early.
     """
     from fsspec.asyn import AsyncFileSystem
 
-    together: list[_MergedRead] = []
+    together: list[Sequence[_Part]] = []
     nbytes = 0
-    for read in reads:
-        nbytes += read.end - read.start
-        own = not _is_method(read.fs._cat_ranges, AsyncFileSystem._cat_ranges)
-        if together and not (own and read.fs is together[0].fs and nbytes <= MAX_MERGED):
+    for parts in reads:
+        fs = parts[0].fs
+        _, start, end = _range(parts)
+        nbytes += end - start
+        own = not _is_method(fs._cat_ranges, AsyncFileSystem._cat_ranges)
+        if together and not (own and fs is together[0][0].fs and nbytes <= MAX_MERGED):
             yield together
-            together, nbytes = [], read.end - read.start
-        together.append(read)
+            together, nbytes = [], end - start
+        together.append(parts)
     if together:
         yield together
 
 
 # overlay: after _calls
-async def _read_ranges(reads: Sequence[_MergedRead]) -> list[memoryview]:
-    """Read ranges of one filesystem, and return nothing for those that could not be read."""
+async def _read_ranges(reads: Sequence[Sequence[_Part]]) -> Sequence[memoryview]:
+    """Read ranges of one filesystem. What cannot be read, or is too long, is returned empty."""
     from fsspec.asyn import AsyncFileSystem
 
-    fs, path, start, end, _ = reads[0]
-    # fsspec's own `_cat_ranges` would leave its tasks running when it is cancelled.
-    if _is_method(fs._cat_ranges, AsyncFileSystem._cat_ranges):
-        found = [await fs._cat_file(path, start=start, end=end)]
-    else:
-        found = await fs._cat_ranges(
-            [read.path for read in reads],
-            [read.start for read in reads],
-            [read.end for read in reads],
-            on_error="return",
-        )
-    views = []
-    for read, data in zip(reads, found, strict=True):
-        view = memoryview(b"" if isinstance(data, Exception) else data)
-        too_long = len(view) > read.end - read.start
-        views.append(view[:0] if too_long else view)
-    return views
+    fs = reads[0][0].fs
+    paths, starts, ends = zip(*map(_range, reads), strict=True)
+    try:
+        # fsspec's own `_cat_ranges` would leave its tasks running when it is cancelled.
+        if _is_method(fs._cat_ranges, AsyncFileSystem._cat_ranges):
+            found = [await fs._cat_file(paths[0], start=starts[0], end=ends[0])]
+        else:
+            found = await fs._cat_ranges(list(paths), list(starts), list(ends), on_error="return")
+        views = [memoryview(b"" if isinstance(data, Exception) else data) for data in found]
+        return [
+            view[: len(view) if len(view) <= end - start else 0]
+            for view, start, end in zip(views, starts, ends, strict=True)
+        ]
+    except Exception:  # noqa: BLE001 -- the requests are passed to `get`, which raises
+        return [memoryview(b"")] * len(reads)
 
 
 # overlay: after _read_ranges

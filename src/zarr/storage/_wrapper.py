@@ -16,6 +16,4 @@ class WrapperStore:
         max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
-        return self._store.get_many(
-            requests, prototype=prototype, max_concurrency=max_concurrency
-        )
+        return self._store.get_many(requests, prototype=prototype, max_concurrency=max_concurrency)

@@ -35,26 +35,25 @@ class FsspecStore:
         if not self._is_open:
             await self._open()
         limit = max_concurrency or config.get("async.concurrency")
+        options = self.fs.storage_options  # of a reference file system
+        max_gap = options.get("max_gap", MAX_GAP)
+        max_nbytes = min(options.get("max_block", MAX_MERGED), MAX_MERGED)
         unserved: list[_Part] = []
 
         async def fetch(
-            request: _Request, part: _Part | None = None
+            index: int, key: str, byte_range: ByteRequest | None, part: _Part | None = None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            index, key, byte_range = request
             value = await self.get(key, prototype=prototype, byte_range=byte_range)
             if part is not None and value is not None and len(value) != part.end - part.start:
                 await _check_length(part, len(value))
             return ((index, value),)
 
-        async def read(*reads: _MergedRead) -> Sequence[tuple[int, Buffer | None]]:
+        async def read(*reads: Sequence[_Part]) -> Sequence[tuple[int, Buffer | None]]:
             served: list[tuple[int, Buffer | None]] = []
-            try:
-                found = await _read_ranges(reads)
-            except Exception:  # noqa: BLE001 -- the requests are passed to `get`, which raises
-                found = [memoryview(b"")] * len(reads)
-            for merged, data in zip(reads, found, strict=True):
-                for part in merged.parts:
-                    value = bytes(data[part.start - merged.start : part.end - merged.start])
+            for parts, data in zip(reads, await _read_ranges(reads), strict=True):
+                for part in parts:
+                    offset = part.start - parts[0].start
+                    value = bytes(data[offset : offset + part.end - part.start])
                     if len(value) == part.end - part.start:
                         served.append((part.request[0], prototype.buffer.from_bytes(value)))
                     else:
@@ -69,14 +68,14 @@ class FsspecStore:
                     if at := _locate(self.fs, _dereference_path(self.path, key), byte_range):
                         parts.append(_Part(*at, request))
                     else:
-                        yield fetch, request
-                for reads in _calls(_merge(parts, *_limits(self.fs))):
-                    if len(reads) == len(reads[0].parts) == 1:
-                        yield fetch, reads[0].parts[0].request, reads[0].parts[0]
+                        yield fetch, *request
+                for reads in _calls(_merge(parts, max_gap, max_nbytes)):
+                    if len(reads) == len(reads[0]) == 1:
+                        yield fetch, *reads[0][0].request, reads[0][0]
                     else:
                         yield read, *reads
 
-        for items in (calls(), ((fetch, part.request, part) for part in unserved)):
+        for items in (calls(), ((fetch, *part.request, part) for part in unserved)):
             async with aclosing(concurrent_as_completed(items, _await, limit)) as groups:
                 async for group in groups:
                     if group:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zarr.core.common import concurrent_map
 from zarr.core.config import config
 
+
 class ShardingCodec:
     async def _load_partial_shard_maybe(
         self,
