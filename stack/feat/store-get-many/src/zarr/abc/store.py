@@ -38,26 +38,24 @@ class Store:
         Yields
         ------
         Sequence[tuple[int, Buffer | None]]
-            `(index, value)` pairs in completion order, in groups of any size. Each index into
-            `requests` is reported once. `None` means that the key does not exist.
+            Groups of `(index, value)` pairs in completion order. Each index into `requests` is
+            reported once. `None` means that the key does not exist.
 
         Raises
         ------
         TypeError
             If a request is neither a key nor a pair.
         Exception
-            If a request fails, whatever `get` would have raised. Failures are never reported as
-            `None`, and neither is a value that is shorter than the requested range of the object.
+            If a request fails, whatever `get` would have raised. A failure is never reported as
+            `None`.
 
         Notes
         -----
-        Requests are started lazily and their number in flight is limited, so a slow consumer holds
-        the store back. When the iteration fails, is cancelled, or is closed early
+        Requests are started lazily. When the iteration fails, is cancelled, or is closed early
         (`contextlib.aclosing`), the requests in flight are cancelled and awaited first.
 
-        An override in the class that defines `get` should be decorated with
-        `zarr.abc.store.paired_with(get)`, so that a subclass that overrides only `get` is read
-        through its `get`.
+        Decorate an override with `zarr.abc.store.paired_with(get)` in the class that defines
+        `get`. A subclass that overrides only `get` is then read through its `get`.
         """
         # Local imports: these modules import symbols from this one.
         from zarr.core.common import concurrent_as_completed
