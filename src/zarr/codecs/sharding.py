@@ -5,6 +5,7 @@ from __future__ import annotations
 from zarr.core._adaptive_limit import limit_of
 from zarr.core.common import concurrent_map
 from zarr.core.config import config
+from zarr.storage._common import report_read
 
 type ChunkCoords = tuple[int, ...]
 
@@ -45,6 +46,7 @@ class ShardingCodec:
                     max_gap_bytes=max_gap_bytes,
                     max_coalesced_bytes=max_coalesced_bytes,
                 ):
+                    report_read([value for _, value in group])
                     found += group
             except BaseExceptionGroup as errors:
                 # The shard was deleted after its index had been read.

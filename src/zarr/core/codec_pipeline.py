@@ -181,7 +181,7 @@ def _read_backend(batch: Sequence[ChunkRead]) -> object | None:
 async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChunks]:
     """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
     from zarr.abc.store import Store, SyncByteGetter
-    from zarr.storage._common import StorePath
+    from zarr.storage._common import StorePath, report_read
 
     async def fetch(index: int, byte_getter: ByteGetter, spec: ArraySpec) -> FetchedChunks:
         return ((index, await byte_getter.get(spec.prototype)),)
@@ -194,7 +194,8 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
         if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
     ]
     groups: Any
-    if isinstance(store, Store) and len(keys) == len(batch):
+    in_store = isinstance(store, Store) and len(keys) == len(batch)
+    if in_store:
         groups = store.get_many(keys, prototype=prototype)
     elif all(isinstance(g, SyncByteGetter) and not isinstance(g, StorePath) for g, *_ in batch):
         # The inner chunks of a shard are in memory.
@@ -205,6 +206,8 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
         groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
     try:
         async for group in groups:
+            if in_store:
+                report_read([value for _, value in group])
             yield group
     finally:
         if hasattr(groups, "aclose"):

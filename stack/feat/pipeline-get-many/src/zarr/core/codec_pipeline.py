@@ -1,4 +1,4 @@
-"""Reads as the core series has them: no more parts at once than `async.concurrency`."""
+"""Reads that are not reported, of no more parts at once than `async.concurrency`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,41 @@ from itertools import batched, chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+
+# overlay: after _decoded_nbytes
+async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChunks]:
+    """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
+    from zarr.abc.store import Store, SyncByteGetter
+    from zarr.storage._common import StorePath
+
+    async def fetch(index: int, byte_getter: ByteGetter, spec: ArraySpec) -> FetchedChunks:
+        return ((index, await byte_getter.get(spec.prototype)),)
+
+    prototype = batch[0][1].prototype
+    store = getattr(batch[0][0], "store", None)
+    keys = [
+        getter.path
+        for getter, spec, *_ in batch
+        if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
+    ]
+    groups: Any
+    if isinstance(store, Store) and len(keys) == len(batch):
+        groups = store.get_many(keys, prototype=prototype)
+    elif all(isinstance(g, SyncByteGetter) and not isinstance(g, StorePath) for g, *_ in batch):
+        # The inner chunks of a shard are in memory.
+        yield [(i, getter.get_sync(spec.prototype)) for i, (getter, spec, *_) in enumerate(batch)]
+        return
+    else:
+        items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
+        groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
+    try:
+        async for group in groups:
+            yield group
+    finally:
+        if hasattr(groups, "aclose"):
+            await groups.aclose()
 
 
 # overlay: after _run_in_thread
