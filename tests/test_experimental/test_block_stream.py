@@ -595,7 +595,11 @@ def test_blocks_of_one_file_are_read_together(tmp_path: Path) -> None:
 
     class Counting(MemoryStore):
         async def get_many(
-            self, requests: Sequence[Any], *, prototype: BufferPrototype
+            self,
+            requests: Sequence[Any],
+            *,
+            prototype: BufferPrototype,
+            max_concurrency: int | None = None,
         ) -> AsyncIterator[Any]:
             calls.append(len(requests))
             for index, key in enumerate(requests):
@@ -881,7 +885,11 @@ def test_a_fetch_that_was_cancelled_inside() -> None:
 def test_stores_that_break_their_contract() -> None:
     class Forgetful(MemoryStore):
         async def get_many(
-            self, requests: Sequence[Any], *, prototype: BufferPrototype
+            self,
+            requests: Sequence[Any],
+            *,
+            prototype: BufferPrototype,
+            max_concurrency: int | None = None,
         ) -> AsyncIterator[Any]:
             for index, key in enumerate(requests[:1]):
                 yield [(index, await self.get(key, prototype))]

@@ -121,7 +121,9 @@ def test_neighbours_in_a_list_of_blocks_are_read_together() -> None:
     calls: list[int] = []
 
     class Together(MemoryStore):
-        async def get_many(self, requests: Any, *, prototype: BufferPrototype) -> Any:
+        async def get_many(
+            self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
+        ) -> Any:
             calls.append(len(requests))
             async for group in super().get_many(requests, prototype=prototype):
                 yield group

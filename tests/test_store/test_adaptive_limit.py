@@ -325,16 +325,6 @@ def test_the_limit_is_remembered(kind: str) -> None:
         assert server.max_in_flight > 20
 
 
-def test_scattered_shards_are_read_together() -> None:
-    files, values = objects((128, 128), shards=(16, 16))
-    with RangeServer(files, latency=0.05) as server:
-        array = open_array(server.url)
-        assert np.array_equal(array.oindex[::16, ::16], values[::16, ::16])
-        assert server.max_in_flight > 10
-        assert len(chunk_requests(server)) == 128
-        assert {request.in_flight for request in chunk_requests(server)} <= set(range(129))
-
-
 @pytest.mark.parametrize("how", ["set", "environment", "file"])
 @pytest.mark.parametrize("concurrency", [9, 10, 11])
 def test_settings_hold(concurrency: int, how: str, tmp_path: Path) -> None:

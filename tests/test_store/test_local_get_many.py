@@ -17,7 +17,6 @@ import pytest
 
 import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core import codec_pipeline
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, ManagedMemoryStore, MemoryStore, ZipStore, _blocking
 
@@ -252,38 +251,3 @@ async def test_cancelled_while_a_thread_blocks(tmp_path: Path) -> None:
 
 
 # --- shards -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["local", "memory"])
-@pytest.mark.parametrize(
-    "selection", [np.s_[:], np.s_[3:29, 5:31], np.s_[::9, ::9], np.s_[4, :], np.s_[0:0]]
-)
-async def test_shards_are_read_synchronously(
-    kind: str, selection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    store = await create(kind, tmp_path)
-    values = np.arange(32 * 32).reshape(32, 32)
-    values[:16, :16] = 0  # this shard is not stored
-    array = await asyncio.to_thread(
-        zarr.create_array, store, name="s", data=values, chunks=(8, 8), shards=(16, 16)
-    )
-    monkeypatch.setattr(type(store), "get_ranges", None)  # no request is made in the event loop
-    found = await asyncio.to_thread(array.__getitem__, selection)
-    np.testing.assert_array_equal(found, values[selection])
-    monkeypatch.undo()  # the other road finds the same
-    monkeypatch.setattr(codec_pipeline, "_read_synchronously", lambda batch: False)
-    np.testing.assert_array_equal(await asyncio.to_thread(array.__getitem__, selection), found)
-
-
-async def test_truncated_shard_is_an_error(tmp_path: Path) -> None:
-    store = await create("local", tmp_path)
-    values = np.arange(256).reshape(16, 16)
-    array = await asyncio.to_thread(
-        zarr.create_array, store, name="s", data=values, chunks=(8, 8), shards=(16, 16)
-    )
-    shard = tmp_path / "local" / "s" / "c" / "0" / "0"
-    shard.write_bytes(shard.read_bytes()[:10])
-    for selection in (np.s_[:], np.s_[0, 0]):
-        with pytest.raises(ValueError, match="too short"):
-            await asyncio.to_thread(array.__getitem__, selection)

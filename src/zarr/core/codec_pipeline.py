@@ -194,19 +194,20 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
         if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
     ]
     groups: Any
-    in_store = isinstance(store, Store) and len(keys) == len(batch)
-    if in_store:
-        groups = store.get_many(keys, prototype=prototype)
+    from_store = False
+    if isinstance(store, Store) and len(keys) == len(batch):
+        groups, from_store = store.get_many(keys, prototype=prototype), True
     elif all(isinstance(g, SyncByteGetter) and not isinstance(g, StorePath) for g, *_ in batch):
         # The inner chunks of a shard are in memory.
-        yield [(i, getter.get_sync(spec.prototype)) for i, (getter, spec, *_) in enumerate(batch)]
+        in_memory = enumerate(cast("Sequence[tuple[Any, ArraySpec]]", batch))
+        yield [(index, getter.get_sync(spec.prototype)) for index, (getter, spec, *_) in in_memory]
         return
     else:
         items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
         groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
     try:
         async for group in groups:
-            if in_store:
+            if from_store:
                 report_read([value for _, value in group])
             yield group
     finally:

@@ -77,7 +77,11 @@ class LimitedStore(WrapperStore[Store]):
         return (await self._fetch([(key, byte_range)], prototype))[0][1]
 
     async def get_many(
-        self, requests: Sequence[Any], *, prototype: BufferPrototype
+        self,
+        requests: Sequence[Any],
+        *,
+        prototype: BufferPrototype,
+        max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
         pairs = [(each, None) if isinstance(each, str) else each for each in requests]

@@ -22,7 +22,7 @@ class StoreTests:
             await self.set(store, key, self.buffer_cls.from_bytes(key.encode()))
         byte_ranges = (None, RangeByteRequest(0, 2), OffsetByteRequest(1), SuffixByteRequest(2))
         pairs = [(key, byte_range) for key in (*keys, "c/1", "c/0") for byte_range in byte_ranges]
-        requests = [*pairs, *keys]
+        requests: list[Any] = [*pairs, *keys]
         prototype = default_buffer_prototype()
         expected = [await store.get(key, prototype, byte_range) for key, byte_range in pairs]
         expected += [await store.get(key, prototype) for key in keys]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import batched, chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -30,7 +30,8 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
         groups = store.get_many(keys, prototype=prototype)
     elif all(isinstance(g, SyncByteGetter) and not isinstance(g, StorePath) for g, *_ in batch):
         # The inner chunks of a shard are in memory.
-        yield [(i, getter.get_sync(spec.prototype)) for i, (getter, spec, *_) in enumerate(batch)]
+        in_memory = enumerate(cast("Sequence[tuple[Any, ArraySpec]]", batch))
+        yield [(index, getter.get_sync(spec.prototype)) for index, (getter, spec, *_) in in_memory]
         return
     else:
         items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))

@@ -1,0 +1,409 @@
+"""Reads of whole chunks: codecs, subclasses, byte getters and selections of all kinds."""
+
+# ruff: noqa: F811 -- fixtures of other modules
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("hypothesis")
+
+
+import zarr
+import zarr.api.asynchronous
+from tests.event_loop import turns, until
+from tests.test_codec_pipeline_get_many import (  # noqa: F401 -- fixtures
+    CALLS,
+    PIPELINES,
+    ChunkStore,
+    MakeReader,
+    Reader,
+    SyncCodec,
+    Work,
+    _nothing_left_behind,
+    batches,
+    caller,
+    calls,
+    road,
+    threads,
+    work,
+    work_for_many,
+)
+from zarr.codecs import (
+    BloscCodec,
+    BytesCodec,
+    Crc32cCodec,
+    GzipCodec,
+    ScaleOffset,
+    TransposeCodec,
+    ZstdCodec,
+)
+from zarr.codecs import numcodecs as numcodecs_codecs
+from zarr.core.codec_pipeline import FusedCodecPipeline
+from zarr.core.config import config
+from zarr.errors import ChunkNotFoundError
+from zarr.storage import MemoryStore, StorePath
+
+if TYPE_CHECKING:
+    from collections import defaultdict
+    from collections.abc import (
+        AsyncIterator,
+        Generator,
+        Iterable,
+        Sequence,
+    )
+
+    import numpy.typing as npt
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+
+class RecordingStore(MemoryStore):
+    """Keeps what each `get_many` asked for. It has no synchronous I/O, as a remote store has none."""
+
+    _supports_sync_io = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many: list[list[str]] = []
+        self.gets: list[str] = []
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        self.gets.append(key)
+        return await super().get(key, prototype, byte_range)
+
+    async def get_many(
+        self,
+        requests: Sequence[str | tuple[str, ByteRequest | None]],
+        *,
+        prototype: BufferPrototype,
+        max_concurrency: int | None = None,
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        self.many.append([request for request in requests if isinstance(request, str)])
+        assert len(self.many[-1]) == len(requests)
+        # The last first, so that nobody can rely on the order.
+        for index in reversed(range(len(requests))):
+            yield [(index, await MemoryStore.get(self, self.many[-1][index], prototype))]
+
+    def forget(self) -> None:
+        self.many.clear()
+        self.gets.clear()
+
+
+@pytest.fixture(params=PIPELINES)
+def pipeline(request: pytest.FixtureRequest) -> Generator[str]:
+    """Which codec pipeline arrays get."""
+    cls = PIPELINES[request.param]
+    with config.set({"codec_pipeline.path": f"{cls.__module__}.{cls.__qualname__}"}):
+        yield request.param
+
+
+@pytest.fixture
+def store() -> RecordingStore:
+    return RecordingStore()
+
+
+def assert_reads_back(
+    store: RecordingStore, array: zarr.Array[Any], data: npt.NDArray[Any]
+) -> None:
+    """Write everything, read everything, and see that one request was made for it."""
+    array[...] = data
+    store.forget()
+    result = array[...]
+    np.testing.assert_array_equal(result, data)
+    assert isinstance(result, np.ndarray)
+    assert result.dtype == data.dtype or data.dtype == object
+    assert len(store.many) == 1
+    assert len(store.many[0]) == array.nchunks
+    assert store.gets == []
+
+
+DATA = np.arange(23 * 17, dtype="int32").reshape(23, 17)
+
+
+CODECS_V3: dict[str, dict[str, Any]] = {
+    "none": {"compressors": None},
+    "default": {},
+    "blosc": {"compressors": BloscCodec(cname="lz4", shuffle="bitshuffle")},
+    "zstd": {"compressors": ZstdCodec(checksum=True)},
+    "gzip": {"compressors": GzipCodec()},
+    "crc32c": {"compressors": Crc32cCodec()},
+    "several": {"compressors": [ZstdCodec(), GzipCodec(), Crc32cCodec()]},
+    "big-endian": {"serializer": BytesCodec(endian="big")},
+    "transpose": {"filters": TransposeCodec(order=(1, 0)), "compressors": None},
+    "numcodecs": {"compressors": numcodecs_codecs.LZ4()},
+    "transpose-twice": {"filters": [TransposeCodec(order=(1, 0))] * 2},
+    "scale-offset": {"filters": ScaleOffset(offset=7, scale=3)},
+}
+
+
+@pytest.mark.usefixtures("pipeline")
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+@pytest.mark.parametrize("name", CODECS_V3)
+def test_codecs(store: RecordingStore, name: str) -> None:
+    array = zarr.create_array(
+        store, shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype, **CODECS_V3[name]
+    )
+    assert_reads_back(store, array, DATA)
+
+
+@pytest.fixture
+def holey(store: RecordingStore, pipeline: str) -> tuple[zarr.Array[Any], npt.NDArray[Any]]:
+    """An array some chunks of which are not there, and what it should look like."""
+    array = zarr.create_array(
+        store, shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype, fill_value=-1
+    )
+    expected = np.full_like(DATA, -1)
+    for rows, columns in [
+        (slice(0, 5), slice(0, 4)),
+        (slice(5, 15), slice(4, 12)),
+        (slice(20, 23), slice(12, 17)),
+    ]:
+        array[rows, columns] = expected[rows, columns] = DATA[rows, columns]
+    store.forget()
+    return array, expected
+
+
+BASIC: list[Any] = [..., np.s_[3:19, 2:15], np.s_[::3, 1::5], 7, np.s_[:, 3], (6, 5), (-1, -1)]
+
+
+@pytest.mark.parametrize("selection", BASIC, ids=repr)
+def test_basic_selection(
+    store: RecordingStore, holey: tuple[zarr.Array[Any], npt.NDArray[Any]], selection: Any
+) -> None:
+    array, expected = holey
+    result = array[selection]
+    np.testing.assert_array_equal(result, expected[selection])
+    assert np.shape(result) == expected[selection].shape
+    assert len(store.many) == 1
+    assert len(set(store.many[0])) == len(store.many[0])
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_missing_chunks_may_be_an_error(store: RecordingStore) -> None:
+    array = zarr.create_array(
+        store,
+        shape=(6,),
+        chunks=(2,),
+        dtype="int32",
+        config={"read_missing_chunks": False},
+    )
+    array[:2] = array[4:] = 1
+    assert list(np.asarray(array[4:])) == [1, 1]
+    with pytest.raises(ChunkNotFoundError, match="c/1"):
+        array[...]
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_a_get_that_was_replaced_sees_every_chunk() -> None:
+    class Remote(MemoryStore):
+        _supports_sync_io = False
+
+    store = Remote()
+    array = zarr.create_array(store, shape=DATA.shape, chunks=(5, 4), dtype=DATA.dtype)
+    array[...] = DATA
+    seen = []
+    original = store.get
+
+    async def get(key: str, *args: Any, **kwargs: Any) -> Buffer | None:
+        seen.append(key)
+        return await original(key, *args, **kwargs)
+
+    store.get = get  # type: ignore[method-assign]
+    np.testing.assert_array_equal(array[...], DATA)
+    assert len(seen) == array.nchunks
+
+
+async def test_context_variables_of_the_caller_are_seen(road: MakeReader, work: Work) -> None:
+    token = caller.set("somebody")
+    try:
+        await road(ChunkStore(20), 20).read()
+    finally:
+        caller.reset(token)
+    assert work.callers == {"somebody"}
+
+
+@dataclass(frozen=True)
+class OverridesDecodeSingle(SyncCodec):
+    """A synchronous codec whose subclass means something else by decoding."""
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        CALLS.calls["_decode_single"] += 1
+        return chunk_data
+
+
+@dataclass(frozen=True)
+class OverridesDecode(SyncCodec):
+    """A synchronous codec whose subclass decodes batches."""
+
+    async def decode(
+        self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
+    ) -> Iterable[Buffer | None]:
+        chunks = [chunk for chunk, _ in chunks_and_specs]
+        CALLS.calls["decode"] += len(chunks)
+        self.work.batches.append(len(chunks))
+        return chunks
+
+
+@dataclass(frozen=True)
+class OverridesBoth(SyncCodec):
+    """A subclass that replaces both in step."""
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        CALLS.calls["_decode_sync"] += 1
+        return chunk_data
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        CALLS.calls["_decode_single"] += 1
+        return chunk_data
+
+
+@pytest.mark.parametrize(
+    ("codec", "method"),
+    [
+        (OverridesDecodeSingle, "_decode_single"),
+        (OverridesDecode, "decode"),
+        (OverridesBoth, "_decode_single"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else value,
+)
+async def test_the_decoding_that_a_subclass_means_is_used(
+    codec: type[SyncCodec], method: str, work: Work, calls: defaultdict[str, int]
+) -> None:
+    reader = Reader(ChunkStore(10), 10, codec(work), batch_size=3)
+    await reader.read()
+    assert calls == {method: 10}
+    assert reader.values == list(range(10))
+    assert all(size <= 3 for size in work.batches)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+async def test_the_fused_pipeline_decodes_synchronously(
+    count: int, work: Work, calls: defaultdict[str, int]
+) -> None:
+    """As it does for stores with synchronous I/O, however many chunks are read."""
+    reader = Reader(ChunkStore(count), count, OverridesBoth(work), cls=FusedCodecPipeline)
+    await reader.read()
+    assert calls == {"_decode_sync": count}
+
+
+class CountedPath(StorePath):
+    """Somebody's `StorePath` with a `get` of its own."""
+
+    def __init__(self, store: Any, path: str) -> None:
+        super().__init__(store, path)
+        self.calls = 0
+
+    async def get(
+        self,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        self.calls += 1
+        return await super().get(prototype, byte_range)
+
+
+class Getter:
+    """A byte getter that has nothing to do with a store."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.prototypes: list[BufferPrototype] = []
+
+    async def get(
+        self, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        self.prototypes.append(prototype)
+        await asyncio.sleep(0)
+        return prototype.buffer.from_bytes(np.full(4, self.number, dtype="<i4").tobytes())
+
+
+def replace_getters(reader: Reader, getters: Sequence[Any]) -> None:
+    reader.batch = [
+        (getter, *rest) for getter, (_, *rest) in zip(getters, reader.batch, strict=True)
+    ]
+
+
+async def test_a_store_path_with_its_own_get(road: MakeReader) -> None:
+    store = ChunkStore(10)
+    reader = road(store, 10)
+    paths = [CountedPath(store, f"c/{number}") for number in range(10)]
+    replace_getters(reader, paths)
+    await reader.read()
+    assert reader.values == list(range(10))
+    assert [path.calls for path in paths] == [1] * 10
+    assert store.requested == []
+
+
+async def test_a_store_that_is_no_store(road: MakeReader) -> None:
+    """Somebody's object with a `get` that passes for a store has no `get_many`."""
+
+    class Passing:
+        async def get(
+            self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+        ) -> Buffer | None:
+            number = int(key.removeprefix("c/"))
+            return await Getter(number).get(prototype, byte_range)
+
+    reader = road(ChunkStore(0), 10)
+    passing: Any = Passing()
+    replace_getters(reader, [StorePath(passing, f"c/{n}") for n in range(10)])
+    await reader.read()
+    assert reader.values == list(range(10))
+
+
+async def test_a_failing_codec_ends_the_decoding(threads: MakeReader, work: Work) -> None:
+    """What waits in the queue is not decoded any more."""
+    work.failures[0] = OSError("first")
+    work.held = {0}
+    with config.set({"threading.max_workers": 1, "codec_pipeline.max_workers": 1}):
+        task = threads(ChunkStore(50), 50).start()
+        await until(lambda: work.decoded == [0])
+        await turns(500)
+        work.release.set()
+        with pytest.raises(OSError, match="first"):
+            await task
+    assert work.decoded == [0]
+
+
+async def test_a_group_that_the_store_raises_stays_a_group(road: MakeReader) -> None:
+    error = ExceptionGroup("several", [OSError("one"), KeyError("two")])
+    store = ChunkStore(5)
+    store.fail(3, error)
+    with pytest.raises(ExceptionGroup) as caught:
+        await road(store, 5).read()
+    assert caught.value is error
+
+
+@pytest.mark.usefixtures("work_for_many")
+async def test_a_codec_fails_while_the_read_waits_for_room(threads: MakeReader, work: Work) -> None:
+    work.held = {0}
+    work.failures[0] = OSError("not a valid stream")
+    with config.set({"threading.max_workers": 1, "codec_pipeline.max_workers": 1}):
+        task = threads(ChunkStore(100), 100).start()
+        await until(lambda: work.decoded == [0])
+        await turns(500)
+        work.release.set()
+        async with asyncio.timeout(10):
+            with pytest.raises(OSError, match="not a valid stream"):
+                await task
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_codec_that_is_cancelled_inside(road: MakeReader, work: Work, count: int) -> None:
+    """What a codec awaits may be cancelled, and the read is not. Nothing is missing for that."""
+    work.failures[0] = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await road(ChunkStore(count), count).read()

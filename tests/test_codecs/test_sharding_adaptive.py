@@ -1,0 +1,20 @@
+"""More shards are read at once than `async.concurrency` if that helps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("aiohttp")
+from tests.range_server import RangeServer
+from tests.test_store.test_adaptive_limit import chunk_requests, objects, open_array
+
+
+def test_scattered_shards_are_read_together() -> None:
+    files, values = objects((128, 128), shards=(16, 16))
+    with RangeServer(files, latency=0.05) as server:
+        array = open_array(server.url)
+        assert np.array_equal(array.oindex[::16, ::16], values[::16, ::16])
+        assert server.max_in_flight > 10
+        assert len(chunk_requests(server)) == 128
+        assert {request.in_flight for request in chunk_requests(server)} <= set(range(129))
