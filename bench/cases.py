@@ -39,25 +39,13 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What the fork has to reach. Factors are of what stock zarr takes for the same read."""
-
-    faster: float | None = None
-    requests: int | None = None
-    bytes_factor: float | None = None
-    memory_factor: float | None = None
-    seconds: float | None = None  # of the read
-    memory: int | None = None  # bytes that it may hold at a time, beyond what there was before
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """A read to measure."""
 
     name: str
     title: str
     prepare: Callable[[Source], Trial]
-    target: Target
+    memory: bool  # whether it is about peak memory
     rounds: int  # reads in one process, of which the median counts
     latency_ms: float | None  # of the server; None: what the user asks for
     data: Data | None  # the array that it reads, where that is not one of its own
@@ -159,7 +147,7 @@ def case(
     name: str,
     title: str,
     *,
-    target: Target | None = None,
+    memory: bool = False,
     rounds: int = 1,
     latency_ms: float | None = None,
     data: Data | None = "field",
@@ -171,7 +159,7 @@ def case(
             name=name,
             title=title,
             prepare=prepare,
-            target=target or Target(),
+            memory=memory,
             rounds=rounds,
             latency_ms=latency_ms,
             data=data,
@@ -184,7 +172,10 @@ def case(
 # --- over HTTP --------------------------------------------------------------------------------
 
 
-@case("http-whole", "whole array over HTTP", target=Target(faster=8))
+@case(
+    "http-whole",
+    "whole array over HTTP",
+)
 def http_whole(source: Source) -> Trial:
     array = source.http()
     return reading(array)
@@ -193,7 +184,6 @@ def http_whole(source: Source) -> Trial:
 @case(
     "references-whole",
     "whole array by references",
-    target=Target(faster=25, requests=8),
 )
 def references_whole(source: Source) -> Trial:
     array = source.references()
@@ -203,7 +193,6 @@ def references_whole(source: Source) -> Trial:
 @case(
     "references-tile",
     "{tile}x{tile} tile by references",
-    target=Target(faster=8, requests=12, bytes_factor=1.3),
 )
 def references_tile(source: Source) -> Trial:
     array = source.references()
@@ -222,7 +211,10 @@ def references_chunk(source: Source) -> Trial:
     return reading(array, source.one_chunk)
 
 
-@case("object-store-whole", "whole array, ObjectStore over HTTP", target=Target(faster=8))
+@case(
+    "object-store-whole",
+    "whole array, ObjectStore over HTTP",
+)
 def object_store_whole(source: Source) -> Trial:
     array = source.object_store()
     return reading(array)
@@ -231,7 +223,7 @@ def object_store_whole(source: Source) -> Trial:
 @case(
     "large-chunks",
     "1 GiB in chunks of 16 MiB over HTTP",
-    target=Target(memory_factor=1.15),
+    memory=True,
     data="large",
 )
 def large_chunks(source: Source) -> Trial:
@@ -242,7 +234,7 @@ def large_chunks(source: Source) -> Trial:
 @case(
     "large-object-store",
     "1 GiB in chunks of 16 MiB, ObjectStore over HTTP",
-    target=Target(memory_factor=1.15),
+    memory=True,
     data="large",
 )
 def large_object_store(source: Source) -> Trial:
@@ -253,7 +245,7 @@ def large_object_store(source: Source) -> Trial:
 @case(
     "large-local",
     "1 GiB in chunks of 16 MiB, LocalStore",
-    target=Target(memory_factor=1.15),
+    memory=True,
     data="large",
 )
 def large_local(source: Source) -> Trial:
@@ -264,7 +256,7 @@ def large_local(source: Source) -> Trial:
 @case(
     "large-memory",
     "1 GiB in chunks of 16 MiB, MemoryStore",
-    target=Target(memory_factor=1.15),
+    memory=True,
     data="large",
 )
 def large_memory(source: Source) -> Trial:
@@ -277,7 +269,7 @@ def large_memory(source: Source) -> Trial:
 @case(
     "large-zip",
     "1 GiB in chunks of 16 MiB, ZipStore",
-    target=Target(memory_factor=1.15),
+    memory=True,
     data="large",
 )
 def large_zip(source: Source) -> Trial:
@@ -293,7 +285,6 @@ def large_zip(source: Source) -> Trial:
 @case(
     "shards-band",
     "16 whole shards over HTTP",
-    target=Target(faster=3),
     data="shards",
 )
 def shards_band(source: Source) -> Trial:
@@ -313,7 +304,6 @@ def shards_point(source: Source) -> Trial:
 @case(
     "shards-scattered",
     "an inner chunk of each of 64 shards over HTTP",
-    target=Target(faster=4),
     data="shards",
 )
 def shards_scattered(source: Source) -> Trial:
@@ -323,7 +313,6 @@ def shards_scattered(source: Source) -> Trial:
 @case(
     "shards-local",
     "16 whole shards, LocalStore",
-    target=Target(faster=4),
     data="shards",
 )
 def shards_local(source: Source) -> Trial:
@@ -339,7 +328,6 @@ def _of_shards(source: Source, *selection: Any) -> Trial:
 @case(
     "group-members",
     "members of a group of 1,000 arrays over HTTP",
-    target=Target(faster=5),
     data="group",
 )
 def group_members(source: Source) -> Trial:
@@ -364,7 +352,6 @@ IO_CONCURRENCY = 32
 @case(
     "blocks-local",
     "1,024 blocks of 16 KiB, LocalStore, in a loop",
-    target=Target(faster=6),
     rounds=5,
     data="blocks",
 )
@@ -375,7 +362,6 @@ def blocks_local(source: Source) -> Trial:
 @case(
     "blocks-local-pool",
     "1,024 blocks of 16 KiB, LocalStore, 32 threads",
-    target=Target(faster=6),
     rounds=5,
     data="blocks",
 )
@@ -386,7 +372,6 @@ def blocks_local_pool(source: Source) -> Trial:
 @case(
     "blocks-references",
     "1,024 blocks by references, 32 threads",
-    target=Target(faster=8),
     rounds=3,
     latency_ms=20,
     data="blocks",
@@ -399,7 +384,6 @@ def blocks_references(source: Source) -> Trial:
     "blocks-http",
     "1,024 blocks over HTTP, 32 threads",
     # The floor is that of as many requests at a time, each of which takes as long as the latency.
-    target=Target(seconds=1.25 * 0.020 * BLOCKS / IO_CONCURRENCY),
     rounds=3,
     latency_ms=20,
     data="blocks",
@@ -442,7 +426,7 @@ VARIANTS_BLOCK = 1000 * (1000 * 2 + 4 + 16 + 4)
 @case(
     "blocks-vcf",
     "4 arrays in step, 8 MiB ahead, LocalStore",
-    target=Target(memory=VARIANTS_BUDGET + 2 * VARIANTS_BLOCK),
+    memory=True,
     data="variants",
 )
 def blocks_vcf(source: Source) -> Trial:
@@ -489,19 +473,28 @@ def blocks_vcf(source: Source) -> Trial:
 # --- on this machine --------------------------------------------------------------------------
 
 
-@case("local-whole", "whole array, LocalStore", target=Target(faster=7))
+@case(
+    "local-whole",
+    "whole array, LocalStore",
+)
 def local_whole(source: Source) -> Trial:
     array = source.local()
     return reading(array)
 
 
-@case("memory-whole", "whole array, MemoryStore", target=Target(faster=4.5))
+@case(
+    "memory-whole",
+    "whole array, MemoryStore",
+)
 def memory_whole(source: Source) -> Trial:
     array = source.memory()
     return reading(array)
 
 
-@case("zip-whole", "whole array, ZipStore", target=Target(faster=3))
+@case(
+    "zip-whole",
+    "whole array, ZipStore",
+)
 def zip_whole(source: Source) -> Trial:
     array = source.zipped()
     return reading(array)

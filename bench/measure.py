@@ -1,4 +1,4 @@
-"""Measure cases with stock zarr and with this fork, and print a table in Markdown.
+"""Measure cases with stock zarr, as it is and tuned, and with this fork, and print a table in Markdown.
 
 python3 bench/measure.py                     all cases
 python3 bench/measure.py http-whole …        some of them
@@ -23,7 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {case.name:20} {case.title}" for case in CASES.values())
     parser = argparse.ArgumentParser(
         prog="bench/measure.py",
-        description="Measure cases with stock zarr and with this fork, alternating, in separate "
+        description="Measure cases with stock zarr, with stock zarr tuned (the better of "
+        "async.concurrency = 128 and FusedCodecPipeline) and with this fork, alternating, in separate "
         "processes, and print a Markdown table.",
         epilog=f"cases:\n{listed.format(tile='640')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
     load = f"{os.getloadavg()[0]:.1f}"
     try:
         with Laboratory(Settings.of(options), Progress(Console(stderr=True))) as laboratory:
-            comparisons = laboratory.compare(cases, alone=True)
+            comparisons = laboratory.compare(cases, alone=True, tuned=True)
     except TrialFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,13 @@ class Reading:
         return max((served.in_flight for served in self.served), default=0)
 
 
+TUNED = {
+    "128": {"ZARR_ASYNC__CONCURRENCY": "128"},
+    "Fused": {"ZARR_CODEC_PIPELINE__PATH": "zarr.core.codec_pipeline.FusedCodecPipeline"},
+}
+"""Settings with which stock zarr may be faster, as environment variables."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """All runs of a case."""
@@ -102,6 +110,16 @@ class Comparison:
     title: str
     stock: tuple[Reading, ...]
     fork: tuple[Reading, ...]
+    tuned: dict[str, tuple[Reading, ...]]
+    """Runs of stock zarr with each of the settings in `TUNED`, if they were made."""
+
+    @property
+    def best_tuned(self) -> tuple[str, Reading]:
+        """The setting that makes stock zarr fastest, and its reading of median duration."""
+        readings = {name: middle(tuned) for name, tuned in self.tuned.items()}
+        return min(
+            {"default": middle(self.stock), **readings}.items(), key=lambda at: at[1].seconds
+        )
 
     @property
     def faster(self) -> float:
@@ -111,7 +129,7 @@ class Comparison:
     @property
     def problems(self) -> list[str]:
         """What makes the comparison void."""
-        readings = (*self.stock, *self.fork)
+        readings = (*self.stock, *self.fork, *itertools.chain(*self.tuned.values()))
         found = sorted({f"{r.zarr}: {problem}" for r in readings for problem in r.problems})
         if len({reading.digest for reading in readings}) > 1:
             found.append("stock zarr and the fork did not read the same values")
@@ -141,8 +159,10 @@ class Laboratory:
     def __exit__(self, *exc_info: object) -> None:
         self._open.close()
 
-    def compare(self, cases: Sequence[Case], *, alone: bool) -> list[Comparison]:
-        """Run each case as often as the settings say, on both sides in turns.
+    def compare(
+        self, cases: Sequence[Case], *, alone: bool, tuned: bool = False
+    ) -> list[Comparison]:
+        """Run each case as often as the settings say, on all sides in turns.
 
         Parameters
         ----------
@@ -150,6 +170,8 @@ class Laboratory:
             What to run.
         alone : bool
             Give each case a process of its own. Otherwise one process runs all of them.
+        tuned : bool
+            Also run stock zarr with each of the settings in `TUNED`.
 
         Returns
         -------
@@ -158,7 +180,13 @@ class Laboratory:
         """
         for case in cases:
             self._make_array(case)
-        sides = {"stock": BEFORE if self.settings.before else STOCK, "fork": FORK}
+        stock = BEFORE if self.settings.before else STOCK
+        sides: dict[str, tuple[Environment, dict[str, str]]] = {
+            "stock": (stock, {}),
+            "fork": (FORK, {}),
+        }
+        if tuned:
+            sides |= {name: (stock, variables) for name, variables in TUNED.items()}
         batches = [[case] for case in cases] if alone else [cases]
         readings: dict[tuple[str, str], list[Reading]] = {}
         repeats = self.settings.repeats
@@ -167,7 +195,7 @@ class Laboratory:
                 # What runs first may find the machine in another state, so they take turns in it.
                 for side in sorted(sides, reverse=repeat % 2 == 0):
                     turn = f"{side}, {repeat + 1} of {repeats}"
-                    for case, reading in self._run(batch, sides[side], turn):
+                    for case, reading in self._run(batch, *sides[side], turn):
                         readings.setdefault((case.name, side), []).append(reading)
         return [
             Comparison(
@@ -175,12 +203,13 @@ class Laboratory:
                 self.settings.title(case),
                 tuple(readings[case.name, "stock"]),
                 tuple(readings[case.name, "fork"]),
+                {name: tuple(readings[case.name, name]) for name in TUNED} if tuned else {},
             )
             for case in cases
         ]
 
     def _run(
-        self, cases: Sequence[Case], side: Environment, turn: str
+        self, cases: Sequence[Case], side: Environment, variables: dict[str, str], turn: str
     ) -> Iterator[tuple[Case, Reading]]:
         """Run cases in one process. They share the server of the first."""
         asked = cases[0].latency_ms
@@ -188,7 +217,7 @@ class Laboratory:
         size, chunk = str(self.settings.size), str(self.settings.chunk)
         worker = [str(side.python), str(ROOT / "bench" / "worker.py"), "--url", url]
         options = ["--data", str(DATA), "--size", size, "--chunk", chunk]
-        with _Child([*worker, *options]) as child:
+        with _Child([*worker, *options], variables) as child:
             for case in cases:
                 self._progress.step(f"{self.settings.title(case)} ({turn})")
                 outcome = child.ask(case.name)
@@ -268,14 +297,16 @@ def _reading(case: Case, outcome: dict[str, Any], requests: list[dict[str, Any]]
 class _Child:
     """A process that answers lines with lines of JSON, and does not outlive its context."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], variables: dict[str, str] | None = None) -> None:
         self._command = command
+        self._variables = variables or {}
 
     def __enter__(self) -> Self:
         self._complaint = tempfile.TemporaryFile("w+", encoding="utf-8")
         self._process = subprocess.Popen(
             self._command,
             cwd=ROOT,
+            env={**os.environ, **self._variables},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaint,
