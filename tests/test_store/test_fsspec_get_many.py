@@ -137,6 +137,15 @@ async def test_ranges_of_keys_in_a_directory() -> None:
     assert fs.requests == [("folder/data", 0, 195)]
 
 
+async def test_references_in_a_directory() -> None:
+    fs = Objects(data=DATA)
+    inside = {f"folder/{key}": part for key, part in CHUNKS.items()}
+    directory = DirFileSystem("folder", references(fs, inside).fs, asynchronous=True)
+    store = FsspecStore(directory, path="", read_only=True)
+    assert await read(store, list(CHUNKS)) == WHOLE
+    assert fs.requests == [("data", 0, 100_000)]
+
+
 BYTE_RANGES = st.one_of(
     st.none(),
     st.builds(

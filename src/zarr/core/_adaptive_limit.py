@@ -50,9 +50,6 @@ class AdaptiveLimit:
     careful: bool = False
     """Whether extra fetches have failed. The limit then grows by one instead of doubling."""
 
-    largest: int = 0
-    """The most bytes that a fetch has returned. This stands for the fetches in flight."""
-
     reads: list[_Read] = field(default_factory=list)
     started: int = 0
     extra_started: int = 0
@@ -131,7 +128,7 @@ class AdaptiveLimit:
         func: Callable[..., Coroutine[Any, Any, V]],
         nbytes: Callable[[V], int],
         concurrency: int,
-        largest: int = 0,
+        size: Callable[..., int],
     ) -> AsyncGenerator[V]:
         """Call `func(*item)` for every item concurrently, and yield the results as they arrive.
 
@@ -139,21 +136,25 @@ class AdaptiveLimit:
         """
         read = _Read()
         failed: list[T] = []
+        largest = 0
 
         def admits(held: int) -> bool:
             if held < concurrency:
                 return True
-            extra_bytes = (held + 1 - concurrency) * self.largest
+            extra_bytes = (held + 1 - concurrency) * largest
             most_bytes = MAX_EXTRA_BYTES // len(self.reads)
             return 0 < extra_bytes <= most_bytes and self.has_room(concurrency, held)
 
         def calls() -> Iterator[tuple[int, T, bool]]:
+            nonlocal largest
             for item in items:
+                largest = max(largest, size(*item))
                 while failed and not self.extra(concurrency):
                     yield self.start(read, concurrency), failed.pop(), True
                 yield self.start(read, concurrency), item, False
 
         async def call(number: int, item: T, is_repeated: bool) -> V | None:
+            nonlocal largest
             had_extra, extra_started = self.extra(concurrency), self.extra_started
             started, seconds = time.perf_counter(), None
             try:
@@ -169,10 +170,9 @@ class AdaptiveLimit:
             finally:
                 self.end(read, number, concurrency, seconds)
                 read.to_repeat -= is_repeated
-            self.largest = max(self.largest, nbytes(result), 1)
+            largest = max(largest, nbytes(result), 1)
             return result
 
-        self.largest = max(self.largest, largest)
         self.reads.append(read)
         try:
             async with aclosing(concurrent_as_completed(calls(), call, admits)) as results:
@@ -234,7 +234,7 @@ def fetch_as_completed[T: tuple[Any, ...], V](
     nbytes: Callable[[V], int],
     max_concurrency: int | None = None,
     *,
-    largest: int = 0,
+    size: Callable[..., int] = lambda *_: 0,
 ) -> AsyncGenerator[V]:
     """Call `func(*item)`, which fetches from `backend`, for every item, as `concurrent_as_completed`.
 
@@ -244,14 +244,14 @@ def fetch_as_completed[T: tuple[Any, ...], V](
         The filesystem or object store, or `None` if no more than `async.concurrency` calls may be
         in flight.
     nbytes
-        Returns how much memory a result takes. The largest result stands for those in flight.
+        Returns how many bytes a result has. The largest result stands for those in flight.
     max_concurrency
         How many calls may be in flight. By default, `async.concurrency`, and more if that helps.
-    largest
-        Size of the largest result to expect. By default, no extra calls start before the first
-        result of this backend has arrived.
+    size
+        Returns how many bytes the result of `func(*item)` will have, given `*item`, or 0 if that is
+        not known. Until it is known for an item, or a result has arrived, no extra calls start.
     """
     concurrency = max_concurrency or config.get("async.concurrency")
     if backend is None or concurrency is None or max_concurrency is not None:
         return concurrent_as_completed(items, func, concurrency)
-    return limit_of(backend).as_completed(items, func, nbytes, concurrency, largest)
+    return limit_of(backend).as_completed(items, func, nbytes, concurrency, size)

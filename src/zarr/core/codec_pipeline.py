@@ -180,7 +180,8 @@ def _read_backend(batch: Sequence[ChunkRead]) -> object | None:
 # overlay: after _read_backend
 async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChunks]:
     """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
-    from zarr.abc.store import Store, SyncByteGetter
+    from zarr.abc.store import Store
+    from zarr.codecs.sharding import _ShardingByteGetter
     from zarr.storage._common import StorePath, report_read
 
     async def fetch(index: int, byte_getter: ByteGetter, spec: ArraySpec) -> FetchedChunks:
@@ -193,17 +194,16 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
         for getter, spec, *_ in batch
         if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
     ]
+    items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
     groups: Any
     from_store = False
     if isinstance(store, Store) and len(keys) == len(batch):
         groups, from_store = store.get_many(keys, prototype=prototype), True
-    elif all(isinstance(g, SyncByteGetter) and not isinstance(g, StorePath) for g, *_ in batch):
+    elif all(type(getter) is _ShardingByteGetter for getter, *_ in batch):
         # The inner chunks of a shard are in memory.
-        in_memory = enumerate(cast("Sequence[tuple[Any, ArraySpec]]", batch))
-        yield [(index, getter.get_sync(spec.prototype)) for index, (getter, spec, *_) in in_memory]
+        yield [chunk for item in items for chunk in await fetch(*item)]
         return
     else:
-        items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
         groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
     try:
         async for group in groups:
@@ -300,7 +300,9 @@ async def _read_parts(
     if pipeline.supports_partial_decode and parts:
         backend, nbytes = _read_backend(parts[0]), len(parts[0]) * _decoded_nbytes(parts[0])
     async with aclosing(
-        fetch_as_completed(backend, enumerate(parts), read, lambda _: nbytes, largest=nbytes)
+        fetch_as_completed(
+            backend, enumerate(parts), read, lambda _: nbytes, size=lambda *_: nbytes
+        )
     ) as finished:
         async for _ in finished:
             pass

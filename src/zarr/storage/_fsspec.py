@@ -87,6 +87,10 @@ class FsspecStore:
                         unserved.append(part)
             return served
 
+        def size(func: Any, *args: Any) -> int:
+            reads = args if func is read else [args[3:]] if args[3:] else []
+            return sum(end - start for _, start, end in map(_range, reads))
+
         def calls() -> Iterator[tuple[Any, ...]]:
             for window in batched(numbered_requests(requests), REQUESTS_PER_PLAN):
                 parts: list[_Part] = []
@@ -107,7 +111,7 @@ class FsspecStore:
             (None, ((fetch, *part.request, part) for part in unserved)),
         ):
             async with aclosing(
-                fetch_as_completed(within, items, _await, group_nbytes, max_concurrency)
+                fetch_as_completed(within, items, _await, group_nbytes, max_concurrency, size=size)
             ) as groups:
                 async for group in groups:
                     if group:

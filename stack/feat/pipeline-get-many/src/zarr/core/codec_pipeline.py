@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import batched, chain
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 # overlay: after _decoded_nbytes
 async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChunks]:
     """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
-    from zarr.abc.store import Store, SyncByteGetter
+    from zarr.abc.store import Store
+    from zarr.codecs.sharding import _ShardingByteGetter
     from zarr.storage._common import StorePath
 
     async def fetch(index: int, byte_getter: ByteGetter, spec: ArraySpec) -> FetchedChunks:
@@ -25,16 +26,15 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
         for getter, spec, *_ in batch
         if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
     ]
+    items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
     groups: Any
     if isinstance(store, Store) and len(keys) == len(batch):
         groups = store.get_many(keys, prototype=prototype)
-    elif all(isinstance(g, SyncByteGetter) and not isinstance(g, StorePath) for g, *_ in batch):
+    elif all(type(getter) is _ShardingByteGetter for getter, *_ in batch):
         # The inner chunks of a shard are in memory.
-        in_memory = enumerate(cast("Sequence[tuple[Any, ArraySpec]]", batch))
-        yield [(index, getter.get_sync(spec.prototype)) for index, (getter, spec, *_) in in_memory]
+        yield [chunk for item in items for chunk in await fetch(*item)]
         return
     else:
-        items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
         groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
     try:
         async for group in groups:
