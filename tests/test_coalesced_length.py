@@ -37,6 +37,17 @@ async def test_ranges(count: int) -> None:
             pass
 
 
+async def test_ranges_that_overlap() -> None:
+    prototype = default_buffer_prototype()
+    store = MemoryStore()
+    await store.set("key", prototype.buffer.from_bytes(bytes(range(100))))
+    ranges = [RangeByteRequest(0, 60), RangeByteRequest(10, 20), RangeByteRequest(15, 50)]
+    values = {}
+    async for group in store.get_ranges("key", ranges, prototype=prototype):
+        values.update({index: value and value.to_bytes() for index, value in group})
+    assert values == {i: bytes(range(at.start, at.end)) for i, at in enumerate(ranges)}
+
+
 @pytest.mark.parametrize("selection", [slice(10, 12), slice(10, 40)])
 def test_partial_read_of_a_shard(selection: slice) -> None:
     array = zarr.create_array(
