@@ -129,11 +129,11 @@ async def test_gaps(max_gap: int | None, expected: int) -> None:
 @pytest.mark.parametrize("cls", [Objects, Bulk])
 async def test_ranges_that_overlap(cls: type[Objects]) -> None:
     fs = cls(data=DATA)
-    store = references(fs, {"a": (100, 900), "b": (200, 300), "c": (800, 950), "d": (100, 900)})
+    store = references(fs, {"a": (100, 900), "b": (200, 300), "c": (700, 850), "d": (100, 900)})
     assert await read(store, ["a", "b", "c", "d"]) == [
-        DATA[100:900], DATA[200:300], DATA[800:950], DATA[100:900],
+        DATA[100:900], DATA[200:300], DATA[700:850], DATA[100:900],
     ]  # fmt: skip
-    assert fs.requests == [("many", 1, None) if cls is Bulk else ("data", 100, 950)]
+    assert fs.requests == [("many", 1, None) if cls is Bulk else ("data", 100, 900)]
 
 
 @pytest.mark.parametrize("limit", ["MAX_MERGED", "max_block"])
