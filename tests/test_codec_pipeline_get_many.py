@@ -163,15 +163,11 @@ class Work:
         return number in self.held and not self.release.is_set()
 
 
-OURS = "zarr.codecs.bytes"
-"""A module in which a codec counts as one of zarr's."""
-
-
 @dataclass(frozen=True)
 class SyncCodec(BytesBytesCodec):
     """Leaves bytes as they are. Decoding is synchronous."""
 
-    __module__ = OURS
+    __module__ = "zarr.codecs.bytes"  # so it counts as one of zarr's
 
     work: Work = field(default_factory=Work, compare=False)
 
@@ -256,15 +252,11 @@ class Reader:
         codecs: list[Codec] = [BytesCodec()] if codec is None else [BytesCodec(), codec]
         self.pipeline = cls.from_codecs(codecs, batch_size=batch_size).evolve_from_array_spec(SPEC)
         self.batch: list[Any] = [
-            (StorePath(store, f"c/{number}"), SPEC, (slice(4),), self.place(number), False)
-            for number in range(count)
+            (StorePath(store, f"c/{n}"), SPEC, (slice(4),), (slice(4 * n, 4 * n + 4),), False)
+            for n in range(count)
         ]
         self.array = np.full(4 * count, 99, dtype="int32")
         self.out: NDBuffer = PROTOTYPE.nd_buffer.from_ndarray_like(self.array)
-
-    @staticmethod
-    def place(number: int) -> tuple[slice]:
-        return (slice(4 * number, 4 * number + 4),)
 
     async def read(self) -> list[str]:
         results: tuple[GetResult, ...] = await self.pipeline.read(self.batch, self.out)
@@ -367,7 +359,7 @@ async def test_decoding_is_done_on_worker_threads(threads: MakeReader, work: Wor
     task = threads(ChunkStore(20), 20).start()
     await until(lambda: work.active)
     await turns(500)
-    assert work.active == 1
+    assert work.decoded == [0]
     work.release.set()
     await task
     caller.reset(token)
@@ -427,21 +419,32 @@ async def test_a_thread_decodes_many_chunks(
 
 
 @pytest.mark.usefixtures("work_for_many")
-async def test_what_waits_to_be_decoded_is_limited(threads: MakeReader, work: Work) -> None:
-    """A slow codec holds the store back."""
-    work.held = set(range(1))
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_waits_to_be_decoded_is_limited(
+    threads: MakeReader, work: Work, fails: bool
+) -> None:
+    """A slow codec holds the store back, and if it fails then, the requests end as well."""
+    work.held = {0}
     setting = {"threading.max_workers": 1, "codec_pipeline.max_workers": 1}
     with config.set({**setting, "async.concurrency": 4}):
-        store = ChunkStore(100)
+        store = ChunkStore(100, closed=[5])
         reader = threads(store, 100)
         task = reader.start()
         await until(lambda: len(store.started) >= 6)
         await turns(500)
         # One is decoded, two wait, and four are in flight.
         assert len(store.started) <= 10
-        work.release.set()
-        await task
-    assert reader.values == list(range(100))
+        if fails:
+            work.failures[0] = OSError("not a valid stream")
+            work.release.set()
+            with pytest.raises(OSError, match="valid"):
+                await task
+            assert store.running == 0
+        else:
+            work.release.set()
+            store.let(5)
+            await task
+            assert reader.values == list(range(100))
 
 
 CALLS: Counter[str] = Counter()
