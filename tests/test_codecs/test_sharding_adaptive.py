@@ -25,7 +25,7 @@ def test_extra_shards_share_the_requests_of_the_first_ones() -> None:
     shards = {"shards": (EDGE, 16 * EDGE), "config": {"sharding_coalesce_max_gap_bytes": 0}}
     files, values = objects((64 * EDGE, 16 * EDGE), **shards)
     with RangeServer(files, latency=0.05) as server:
-        array = open_array(server.url).with_config(shards["config"])
-        for _ in range(2):
+        array = open_array(server.url, "obstore").with_config(shards["config"])
+        for _ in range(3):
             assert np.array_equal(array[:, :: 2 * EDGE], values[:, :: 2 * EDGE])
         assert server.max_in_flight <= 128

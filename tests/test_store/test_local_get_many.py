@@ -156,27 +156,18 @@ async def test_replaced_get_is_read_through(
     assert len(calls) == (16 if shards is None else 4)
 
 
-async def test_zip_get_of_a_subclass_is_used(tmp_path: Path) -> None:
+async def test_zip_get_of_a_subclass_is_called_with_the_lock(tmp_path: Path) -> None:
     class Traced(ZipStore):
         def _get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-            traced.append(key)
+            lock: Any = self._lock
+            traced.append((key, lock._is_owned()))
             return super()._get(key, *args, **kwargs)
 
-    traced: list[str] = []
+    traced: list[tuple[str, bool]] = []
     store = await create("zip", tmp_path)
     store.__class__ = Traced
     assert len(await read(store, ["a", "b/c"])) == 2
-    assert sorted(traced) == ["a", "b/c"]
-
-
-async def test_zip_archive_is_read_under_its_lock(tmp_path: Path) -> None:
-    store: Any = await create("zip", tmp_path)
-    await store._open()
-    with store._lock:
-        reading = asyncio.create_task(read(store, ["a"]))
-        await asyncio.sleep(0.1)
-        assert not reading.done()
-    assert await reading == {0: VALUES["a"]}
+    assert sorted(traced) == [("a", True), ("b/c", True)]
 
 
 # --- threads ----------------------------------------------------------------------------------
