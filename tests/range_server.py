@@ -185,7 +185,7 @@ class RangeServer:
         if fault.hang:
             await self._released.wait()
         if fault.status is not None:
-            record.status, body, headers = fault.status, b"", {}
+            record.status, body, headers = fault.status, b"", dict[str, str]()
         else:
             record.status, body, headers = self._look_up(request, fault.ignore_range)
         body = body if request.method == "HEAD" else body[: fault.keep]

@@ -226,7 +226,7 @@ def test_a_get_that_was_replaced_sees_every_chunk() -> None:
 
 
 @dataclass(frozen=True)
-class OverridesDecodeSingle(SyncCodec):
+class OverridesDecodeSingle(SyncCodec):  # type: ignore[misc, unused-ignore]
     """A synchronous codec whose subclass means something else by decoding."""
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
@@ -235,7 +235,7 @@ class OverridesDecodeSingle(SyncCodec):
 
 
 @dataclass(frozen=True)
-class OverridesDecode(SyncCodec):
+class OverridesDecode(SyncCodec):  # type: ignore[misc, unused-ignore]
     """A synchronous codec whose subclass decodes batches."""
 
     async def decode(
@@ -248,7 +248,7 @@ class OverridesDecode(SyncCodec):
 
 
 @dataclass(frozen=True)
-class OverridesBoth(SyncCodec):
+class OverridesBoth(SyncCodec):  # type: ignore[misc, unused-ignore]
     """A subclass that replaces both in step."""
 
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:

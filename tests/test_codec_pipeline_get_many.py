@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
+from numcodecs import Delta
 
 from tests.event_loop import nothing_left_behind, turns, until
 from zarr.abc.codec import BytesBytesCodec
@@ -561,7 +562,7 @@ async def test_a_chunk_that_the_store_forgot_is_not_missing(
 # --- codecs and byte getters of others --------------------------------------------------------
 
 
-class ForeignFilter:
+class ForeignFilter(Delta):  # type: ignore[misc]
     """A filter of version 2 that is not one of numcodecs."""
 
 
@@ -583,7 +584,7 @@ def test_only_codecs_of_zarr_run_on_threads(codecs: str, on_threads: bool) -> No
         "foreign": ForeignCodec,
         "numcodecs": numcodecs_codecs.LZ4,
         "version 2": lambda: V2Codec(filters=None, compressor=None),
-        "foreign filter": lambda: V2Codec(filters=(ForeignFilter(),), compressor=None),
+        "foreign filter": lambda: V2Codec(filters=(ForeignFilter("i4"),), compressor=None),
     }
     chain = [made[name]() for name in codecs.split(", ")]
     assert _run_on_threads(chain) == on_threads

@@ -464,7 +464,7 @@ async def test_a_get_ranges_that_was_replaced_is_called(pipeline: Any) -> None:
     store = Remote()
     sharded(store)
     ranges = Mock(wraps=store.get_ranges)
-    store.get_ranges = ranges  # type: ignore[method-assign]
+    store.get_ranges = ranges  # type: ignore[method-assign, unused-ignore]
     await assert_reads(Direct(store, pipeline))
     assert ranges.call_count == 3
 

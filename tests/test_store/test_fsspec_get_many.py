@@ -19,7 +19,8 @@ from zarr.storage import FsspecStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-fsspec_asyn = pytest.importorskip("fsspec.asyn")
+pytest.importorskip("fsspec.asyn")
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.reference import ReferenceFileSystem
 
@@ -34,7 +35,7 @@ def name_of(path: str) -> str:
     return path.rpartition("://")[2]
 
 
-class Objects(fsspec_asyn.AsyncFileSystem):
+class Objects(AsyncFileSystem):  # type: ignore[misc]
     """A filesystem in memory that notes each request, and can be told how to answer."""
 
     protocol = "objects"
