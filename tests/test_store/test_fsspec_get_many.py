@@ -39,7 +39,7 @@ class Objects(AsyncFileSystem):  # type: ignore[misc]
     """A filesystem in memory that notes each request, and can be told how to answer."""
 
     protocol = "objects"
-    cachable = False
+    cachable = False  # codespell:ignore cachable
 
     def __init__(self, **objects: bytes) -> None:
         super().__init__(asynchronous=True)
