@@ -1,21 +1,19 @@
 """A loopback HTTP server for tests and benchmarks of remote reads.
 
-It serves a directory, or a mapping of names to bytes, the way that an object store does: whole
-objects, single byte ranges, suffixes, `416` for what lies outside. On top of that it waits before
-each answer as a distant server would, misbehaves on demand, and remembers every request, so that
-a test can say how many there were, for which bytes, and how many at the same time.
+It serves a directory, or a mapping of names to bytes, as an object store does: whole objects and
+byte ranges. It waits before each answer, misbehaves on demand, and records every request.
 
-In the test process, on a thread of its own:
+In the process of a test, on a thread of its own:
 
     with RangeServer({"a": b"0123456789"}, latency=0.02) as server:
         server.inject(Fault(status=503), path="/a", times=1)
         ...  # read server.url + "/a"
         assert [request.status for request in server.requests] == [503, 206]
 
-As a process of its own, which leaves the reader's interpreter to the reader. It prints its address
-as one line of JSON; `GET /__requests__` returns what it has recorded, `DELETE` forgets it too:
+As a process of its own, which prints its address as a line of JSON. `GET /__requests__` returns the
+recorded requests, and `DELETE` forgets them as well:
 
-    python -m tests.range_server DIRECTORY --latency-ms 20
+    python tests/range_server.py DIRECTORY --latency-ms 20
 """
 
 from __future__ import annotations
@@ -24,50 +22,47 @@ import argparse
 import asyncio
 import contextlib
 import html
+import io
 import json
 import os
-import stat
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 from urllib.parse import quote
 
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator
 
 REQUESTS_PATH = "/__requests__"
 
 
 @dataclass(slots=True)
 class Request:
-    """What the server remembers of one request. Times are `time.monotonic()` seconds, a clock
-    that the processes of one machine share."""
+    """A recorded request. Times are `time.monotonic()`, which all processes share."""
 
-    method: str
     path: str
-    asked: str | None  # the Range header, as it came
-    in_flight: int  # requests being served when this one arrived, itself included
+    asked: str | None  # the Range header
+    in_flight: int  # how many requests were being served when this one arrived, with itself
     started: float
     ended: float | None = None  # None while it is being served
-    status: int | None = None  # None when the client went away before an answer
-    span: tuple[int, int] | None = None  # the bytes of the object that answer it, half-open
-    sent: int = 0  # bytes of the body that went to the network
+    status: int | None = None  # None if the client did not wait for the answer
+    sent: int = 0  # bytes of the body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What happens to a request in place of a good answer."""
+    """What happens to a request instead of a good answer."""
 
     status: int | None = None  # answer with this status and no data
-    ignore_range: bool = False  # answer 200 with the whole object
-    keep: int | None = None  # a well-formed answer that holds only so many bytes
-    cut: int | None = None  # announce everything, send so many bytes, drop the connection
+    ignore_range: bool = False  # answer with the whole object
+    keep: int | None = None  # a well-formed answer with only so many bytes
+    cut: int | None = None  # announce all bytes, send so many, and drop the connection
     hang: bool = False  # do not answer before `RangeServer.release()`
 
 
@@ -75,8 +70,7 @@ class Fault:
 class _Rule:
     fault: Fault
     path: str
-    skip: int
-    times: int | None
+    times: int
 
 
 class RangeServer:
@@ -85,14 +79,13 @@ class RangeServer:
     Parameters
     ----------
     source : path-like or mapping of str to bytes
-        A directory, or objects by their name. Objects that a test adds later are served too.
+        A directory, or objects by name.
     latency : float
-        Seconds that each answer waits.
+        How many seconds each answer waits.
     listings : bool
-        Answer a directory's address with a page of links to what it holds, which is how fsspec
-        lists over HTTP. Without it a directory is a 404, as in an object store.
+        Answer requests of a directory with a page of links, which fsspec takes for a listing.
     port : int
-        The port to listen on; 0 takes a free one.
+        The port to listen on; 0 stands for any free one.
     """
 
     def __init__(
@@ -103,46 +96,35 @@ class RangeServer:
         listings: bool = False,
         port: int = 0,
     ) -> None:
-        self._objects = source if isinstance(source, Mapping) else None
-        self._root = "" if isinstance(source, Mapping) else os.path.realpath(source, strict=True)
+        self._source = source if isinstance(source, Mapping) else os.path.realpath(source)
         self.latency = latency
         self.listings = listings
         self.url = ""
         self._port = port
-        self._requests: list[Request] = []
         self._serving = 0
-        self._rules: list[_Rule] = []
         self._released = asyncio.Event()
+        self.reset()
 
-    @property
-    def requests(self) -> list[Request]:
-        """Every request since the start or the last `reset()`, in order of arrival."""
-        return list(self._requests)
+    def reset(self) -> None:
+        """Forget the requests and the faults."""
+        self.requests: list[Request] = []
+        self._rules: list[_Rule] = []
 
     @property
     def max_in_flight(self) -> int:
         """The most requests that were being served at one time."""
-        return max((request.in_flight for request in self._requests), default=0)
+        return max((request.in_flight for request in self.requests), default=0)
 
-    def reset(self) -> None:
-        """Forget the requests and the faults."""
-        self._requests = []
-        self._rules = []
-
-    def inject(
-        self, fault: Fault, *, path: str = "*", skip: int = 0, times: int | None = None
-    ) -> None:
-        """Let requests whose path matches the pattern `path` meet `fault`: not the first `skip`
-        of them, then `times` (`None`: all). The first rule that applies to a request decides."""
-        self._rules.append(_Rule(fault, path, skip, times))
+    def inject(self, fault: Fault, *, path: str = "*", times: int | None = None) -> None:
+        """Let requests whose path matches the pattern `path` meet `fault`: all, or so many."""
+        self._rules.append(_Rule(fault, path, -1 if times is None else times))
 
     def release(self) -> None:
-        """Answer the requests that hang, and let none hang from here on."""
+        """Answer the requests that hang, and let no others hang."""
         self._loop.call_soon_threadsafe(self._released.set)
 
     def __enter__(self) -> Self:
         ready = threading.Event()
-        failure: list[BaseException] = []
 
         async def serve() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -150,19 +132,9 @@ class RangeServer:
                 ready.set()
                 await self._stop.wait()
 
-        def run() -> None:
-            try:
-                asyncio.run(serve())
-            except OSError as error:
-                failure.append(error)
-            finally:
-                ready.set()
-
-        self._thread = threading.Thread(target=run, name="range-server", daemon=True)
+        self._thread = threading.Thread(target=asyncio.run, args=[serve()], daemon=True)
         self._thread.start()
-        ready.wait()
-        if failure:
-            raise failure[0]
+        assert ready.wait(30)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -172,7 +144,7 @@ class RangeServer:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve on the running event loop."""
-        # A client that hangs up cancels the handler, so that a test sees which requests it gave up.
+        # The handler of a request is cancelled when the client hangs up.
         server = web.Server(self._serve, access_log=None, handler_cancellation=True)
         runner = web.ServerRunner(server, shutdown_timeout=0)
         await runner.setup()
@@ -186,35 +158,42 @@ class RangeServer:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == REQUESTS_PATH:
-            report = [asdict(record) for record in self._requests]
+            report = [asdict(record) for record in self.requests]
             if request.method == "DELETE":
                 self.reset()
             return web.json_response(report)
         self._serving += 1
-        asked, arrived = request.headers.get("Range"), time.monotonic()
-        record = Request(request.method, request.path, asked, self._serving, arrived)
-        self._requests.append(record)
+        asked = request.headers.get("Range")
+        record = Request(request.path, asked, self._serving, time.monotonic())
+        self.requests.append(record)
         try:
             return await self._answer(request, record)
-        except ConnectionError as error:  # the client has gone away
+        except ConnectionError as error:  # the client has hung up
             raise asyncio.CancelledError from error
         finally:
             record.ended = time.monotonic()
             self._serving -= 1
 
     async def _answer(self, request: web.BaseRequest, record: Request) -> web.StreamResponse:
-        fault = self._next_fault(request.path)
+        fault = Fault()
+        for rule in self._rules:
+            if rule.times and fnmatchcase(request.path, rule.path):
+                rule.times -= 1
+                fault = rule.fault
+                break
         await asyncio.sleep(self.latency)
         if fault.hang:
             await self._released.wait()
-
-        record.status, body, headers = self._look_up(request, record, fault)
-        announced = body if request.method == "HEAD" else body[: fault.keep]
-        sent = b"" if request.method == "HEAD" else announced[: fault.cut]
-        record.sent = len(sent)
-        headers["Content-Length"] = str(len(announced))
+        if fault.status is not None:
+            record.status, body, headers = fault.status, b"", dict[str, str]()
+        else:
+            record.status, body, headers = self._look_up(request, fault.ignore_range)
+        body = body if request.method == "HEAD" else body[: fault.keep]
+        headers["Content-Length"] = str(len(body))
         response = web.StreamResponse(status=record.status, headers=headers)
         await response.prepare(request)
+        sent = b"" if request.method == "HEAD" else body[: fault.cut]
+        record.sent = len(sent)
         if fault.cut is None:
             await response.write_eof(sent)
         else:
@@ -223,79 +202,44 @@ class RangeServer:
                 request.transport.close()
         return response
 
-    def _next_fault(self, path: str) -> Fault:
-        for rule in self._rules:
-            if rule.times == 0 or not fnmatchcase(path, rule.path):
-                continue
-            if rule.skip:
-                rule.skip -= 1
-                continue
-            if rule.times is not None:
-                rule.times -= 1
-            return rule.fault
-        return Fault()
-
     def _look_up(
-        self, request: web.BaseRequest, record: Request, fault: Fault
+        self, request: web.BaseRequest, ignore_range: bool
     ) -> tuple[int, bytes, dict[str, str]]:
-        """The status, body and headers that answer a request; its span goes into `record`."""
-        path = request.path.lstrip("/")
-        if fault.status is not None:
-            return fault.status, b"", {}
-        if request.method not in ("GET", "HEAD"):
-            return 405, b"", {"Allow": "GET, HEAD"}
-        size = self._size(path)
-        if size is None:
-            names = sorted(self._children(path)) if self.listings else []
-            links = (f'<a href="{quote(name)}">{html.escape(name)}</a>\n' for name in names)
-            return 200 if names else 404, "".join(links).encode(), {"Content-Type": "text/html"}
-
-        headers = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
-        try:
-            asked = request.http_range
-        except ValueError:  # several ranges, or another unit: a server may ignore those
-            asked = slice(None)
-        if fault.ignore_range or (asked.start is None and asked.stop is None):
-            record.span = (0, size)
-            return 200, self._read(path, 0, size), headers
-        start, stop, _ = asked.indices(size)
-        if start >= stop:
-            return 416, b"", {"Content-Range": f"bytes */{size}"}
-        record.span = (start, stop)
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-        return 206, self._read(path, start, stop), headers
-
-    def _size(self, path: str) -> int | None:
-        if self._objects is not None:
-            return len(self._objects[path]) if path in self._objects else None
-        try:
-            status = os.stat(self._file(path))
-        except (OSError, ValueError):  # no such file, or no name of one
-            return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-    def _read(self, path: str, start: int, stop: int) -> bytes:
-        if self._objects is not None:
-            return self._objects[path][start:stop]
-        with open(self._file(path), "rb", buffering=0) as file:
+        """Return the status, the body and the headers of an answer."""
+        file = self._open(request.path.lstrip("/"))
+        if file is None:
+            links = self._links(request.path.lstrip("/")) if self.listings else ""
+            return 200 if links else 404, links.encode(), {"Content-Type": "text/html"}
+        with file:
+            size = file.seek(0, os.SEEK_END)
+            headers = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+            part = slice(None) if ignore_range else request.http_range
+            start, stop, _ = part.indices(size)
+            is_whole = part.start is part.stop is None
+            if start >= stop and not is_whole:
+                return 416, b"", {"Content-Range": f"bytes */{size}"}
+            if not is_whole:
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
             file.seek(start)
-            return file.read(stop - start)
+            return 200 if is_whole else 206, file.read(stop - start), headers
 
-    def _children(self, path: str) -> Iterable[str]:
-        if self._objects is not None:
-            prefix = f"{path.rstrip('/')}/" if path else ""
-            below = [name[len(prefix) :] for name in self._objects if name.startswith(prefix)]
-            return {name.partition("/")[0] + "/" * ("/" in name) for name in below}
-        folder = Path(self._file(path))
-        children = folder.iterdir() if folder.is_dir() else ()
-        return [child.name + "/" * child.is_dir() for child in children]
+    def _open(self, name: str) -> BinaryIO | None:
+        if isinstance(self._source, Mapping):
+            return io.BytesIO(self._source[name]) if name in self._source else None
+        try:
+            # No `Path`: the server shares the processors with the client that is measured.
+            return None if ".." in name else open(f"{self._source}/{name}", "rb", buffering=0)
+        except (OSError, ValueError):  # a directory, no file, or not even a name
+            return None
 
-    def _file(self, path: str) -> str:
-        # A string, not a path: the server shares the processors with the client that is measured.
-        return self._root if ".." in path.split("/") else f"{self._root}/{path}"
+    def _links(self, name: str) -> str:
+        folder = Path(f"{self._source}/{name}")
+        children = sorted(folder.iterdir()) if folder.is_dir() and ".." not in name else []
+        names = [child.name + "/" * child.is_dir() for child in children]
+        return "".join(f'<a href="{quote(each)}">{html.escape(each)}</a>\n' for each in names)
 
 
-def main() -> None:
+async def main() -> None:
     """Serve a directory until the process is interrupted."""
     parser = argparse.ArgumentParser(description="Serve a directory with byte ranges and latency.")
     parser.add_argument("root", type=Path, metavar="DIRECTORY")
@@ -303,25 +247,15 @@ def main() -> None:
     parser.add_argument("--listings", action="store_true", help="list directories as HTML links")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     options = parser.parse_args()
-    if not options.root.is_dir():
-        parser.error(f"not a directory: {options.root}")
-    if options.latency_ms < 0:
-        parser.error(f"--latency-ms is negative: {options.latency_ms}")
+    latency = options.latency_ms / 1000
     server = RangeServer(
-        options.root,
-        latency=options.latency_ms / 1000,
-        listings=options.listings,
-        port=options.port,
+        options.root, latency=latency, listings=options.listings, port=options.port
     )
-
-    async def serve() -> None:
-        async with server.running():
-            print(json.dumps({"url": server.url}), flush=True)
-            await asyncio.Event().wait()
-
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+    async with server.running():
+        print(json.dumps({"url": server.url}), flush=True)
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())

@@ -20,14 +20,13 @@ from tests.event_loop import turns, until
 from tests.test_codec_pipeline_get_many import (  # noqa: F401 -- fixtures
     CALLS,
     PIPELINES,
+    AsyncCodec,
     ChunkStore,
     MakeReader,
     Reader,
     SyncCodec,
     Work,
     _nothing_left_behind,
-    batches,
-    caller,
     calls,
     road,
     threads,
@@ -44,13 +43,13 @@ from zarr.codecs import (
     ZstdCodec,
 )
 from zarr.codecs import numcodecs as numcodecs_codecs
-from zarr.core.codec_pipeline import FusedCodecPipeline
+from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
 from zarr.core.config import config
 from zarr.errors import ChunkNotFoundError
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import MemoryStore
 
 if TYPE_CHECKING:
-    from collections import defaultdict
+    from collections import Counter
     from collections.abc import (
         AsyncIterator,
         Generator,
@@ -226,47 +225,38 @@ def test_a_get_that_was_replaced_sees_every_chunk() -> None:
     assert len(seen) == array.nchunks
 
 
-async def test_context_variables_of_the_caller_are_seen(road: MakeReader, work: Work) -> None:
-    token = caller.set("somebody")
-    try:
-        await road(ChunkStore(20), 20).read()
-    finally:
-        caller.reset(token)
-    assert work.callers == {"somebody"}
-
-
 @dataclass(frozen=True)
-class OverridesDecodeSingle(SyncCodec):
+class OverridesDecodeSingle(SyncCodec):  # type: ignore[misc, unused-ignore]
     """A synchronous codec whose subclass means something else by decoding."""
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
-        CALLS.calls["_decode_single"] += 1
+        CALLS["_decode_single"] += 1
         return chunk_data
 
 
 @dataclass(frozen=True)
-class OverridesDecode(SyncCodec):
+class OverridesDecode(SyncCodec):  # type: ignore[misc, unused-ignore]
     """A synchronous codec whose subclass decodes batches."""
 
     async def decode(
         self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
     ) -> Iterable[Buffer | None]:
         chunks = [chunk for chunk, _ in chunks_and_specs]
-        CALLS.calls["decode"] += len(chunks)
+        CALLS["decode"] += len(chunks)
         self.work.batches.append(len(chunks))
         return chunks
 
 
 @dataclass(frozen=True)
-class OverridesBoth(SyncCodec):
+class OverridesBoth(SyncCodec):  # type: ignore[misc, unused-ignore]
     """A subclass that replaces both in step."""
 
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
-        CALLS.calls["_decode_sync"] += 1
+        CALLS["_decode_sync"] += 1
         return chunk_data
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
-        CALLS.calls["_decode_single"] += 1
+        CALLS["_decode_single"] += 1
         return chunk_data
 
 
@@ -280,7 +270,7 @@ class OverridesBoth(SyncCodec):
     ids=lambda value: value.__name__ if isinstance(value, type) else value,
 )
 async def test_the_decoding_that_a_subclass_means_is_used(
-    codec: type[SyncCodec], method: str, work: Work, calls: defaultdict[str, int]
+    codec: type[SyncCodec], method: str, work: Work, calls: Counter[str]
 ) -> None:
     reader = Reader(ChunkStore(10), 10, codec(work), batch_size=3)
     await reader.read()
@@ -291,7 +281,7 @@ async def test_the_decoding_that_a_subclass_means_is_used(
 
 @pytest.mark.parametrize("count", [1, 10])
 async def test_the_fused_pipeline_decodes_synchronously(
-    count: int, work: Work, calls: defaultdict[str, int]
+    count: int, work: Work, calls: Counter[str]
 ) -> None:
     """As it does for stores with synchronous I/O, however many chunks are read."""
     reader = Reader(ChunkStore(count), count, OverridesBoth(work), cls=FusedCodecPipeline)
@@ -299,69 +289,40 @@ async def test_the_fused_pipeline_decodes_synchronously(
     assert calls == {"_decode_sync": count}
 
 
-class CountedPath(StorePath):
-    """Somebody's `StorePath` with a `get` of its own."""
-
-    def __init__(self, store: Any, path: str) -> None:
-        super().__init__(store, path)
-        self.calls = 0
-
-    async def get(
-        self,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        self.calls += 1
-        return await super().get(prototype, byte_range)
+@pytest.fixture(params=["batched", "fused"])
+def batches(request: pytest.FixtureRequest, work: Work) -> MakeReader:
+    """The pipelines with a codec that is asynchronous."""
+    cls = PIPELINES[request.param]
+    return lambda store, count, **kwargs: Reader(store, count, AsyncCodec(work), cls=cls, **kwargs)
 
 
-class Getter:
-    """A byte getter that has nothing to do with a store."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.prototypes: list[BufferPrototype] = []
-
-    async def get(
-        self, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        self.prototypes.append(prototype)
-        await asyncio.sleep(0)
-        return prototype.buffer.from_bytes(np.full(4, self.number, dtype="<i4").tobytes())
-
-
-def replace_getters(reader: Reader, getters: Sequence[Any]) -> None:
-    reader.batch = [
-        (getter, *rest) for getter, (_, *rest) in zip(getters, reader.batch, strict=True)
-    ]
+async def test_fetching_goes_on_while_a_chunk_is_decoded(road: MakeReader, work: Work) -> None:
+    store = ChunkStore(10, closed=range(1, 10))
+    work.held = {0}
+    with config.set({"async.concurrency": 3}):
+        reader = road(store, 10)
+        task = reader.start()
+        await until(lambda: work.decoded == [0])
+        store.let(1, 2, 3)
+        await until(lambda: len(store.started) >= 6)
+        work.release.set()
+        store.let(*range(10))
+        await task
+    assert reader.values == list(range(10))
 
 
-async def test_a_store_path_with_its_own_get(road: MakeReader) -> None:
-    store = ChunkStore(10)
-    reader = road(store, 10)
-    paths = [CountedPath(store, f"c/{number}") for number in range(10)]
-    replace_getters(reader, paths)
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+async def test_batches_are_no_larger_than_they_should_be(
+    batches: MakeReader, work: Work, batch_size: int
+) -> None:
+    reader = batches(ChunkStore(10), 10, batch_size=batch_size)
     await reader.read()
     assert reader.values == list(range(10))
-    assert [path.calls for path in paths] == [1] * 10
-    assert store.requested == []
-
-
-async def test_a_store_that_is_no_store(road: MakeReader) -> None:
-    """Somebody's object with a `get` that passes for a store has no `get_many`."""
-
-    class Passing:
-        async def get(
-            self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-        ) -> Buffer | None:
-            number = int(key.removeprefix("c/"))
-            return await Getter(number).get(prototype, byte_range)
-
-    reader = road(ChunkStore(0), 10)
-    passing: Any = Passing()
-    replace_getters(reader, [StorePath(passing, f"c/{n}") for n in range(10)])
-    await reader.read()
-    assert reader.values == list(range(10))
+    assert sorted(work.decoded) == list(range(10))
+    if isinstance(reader.pipeline, BatchedCodecPipeline):
+        assert sum(work.batches) == 10
+        assert max(work.batches) == min(10, batch_size)
+        assert len(work.batches) == -(-10 // batch_size)
 
 
 async def test_a_failing_codec_ends_the_decoding(threads: MakeReader, work: Work) -> None:

@@ -1,8 +1,6 @@
-"""Tests for how the codec pipelines read whole chunks: one `get_many`, decoding as bytes arrive.
+"""How the codec pipelines read whole chunks: one `get_many`, decoding as bytes arrive.
 
-The first part reads arrays and compares what comes out with numpy: every codec, data type and way
-of indexing. The second part runs a pipeline on chunks that a store hands out one by one, and on
-codecs that tell when, where and in what company they are called.
+A store hands out chunks when it is told to, and codecs note when and where they are called.
 """
 
 from __future__ import annotations
@@ -10,25 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
-
-pytest.importorskip("hypothesis")
-
+from numcodecs import Delta
 
 from tests.event_loop import nothing_left_behind, turns, until
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
-from zarr.codecs import (
-    BytesCodec,
-)
+from zarr.codecs import BytesCodec, ZstdCodec
+from zarr.codecs import numcodecs as numcodecs_codecs
+from zarr.codecs._v2 import V2Codec
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
+from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline, _run_on_threads
 from zarr.core.config import config
 from zarr.core.dtype import Int32
 from zarr.storage import MemoryStore, StorePath
@@ -51,25 +48,32 @@ if TYPE_CHECKING:
 PROTOTYPE = default_buffer_prototype()
 
 
-PIPELINES: dict[str, type[BatchedCodecPipeline | FusedCodecPipeline]] = {
+type Pipeline = BatchedCodecPipeline | FusedCodecPipeline
+
+PIPELINES: dict[str, type[Pipeline]] = {
     "batched": BatchedCodecPipeline,
     "fused": FusedCodecPipeline,
 }
 
 
+def chunk(number: int) -> Buffer:
+    return PROTOTYPE.buffer.from_bytes(np.array([number] * 4 + [-7], dtype="<i4").tobytes())
+
+
 class ChunkStore(MemoryStore):
     """A store of numbered chunks that hands each out when it is told to.
 
-    Chunk `n` is four times the number `n`. `get_many` reports in the order of arrival.
+    Chunk `n` is four times the number `n`, and -7, which is not read. `get_many` reports in the
+    order of arrival.
     """
 
     _supports_sync_io = False
 
-    def __init__(self, count: int, *, closed: Iterable[int] = ()) -> None:
+    def __init__(self, count: int, *, closed: Iterable[int] = (), forgotten: int = -1) -> None:
         super().__init__()
         for number in range(count):
-            values = np.full(4, number, dtype="<i4")
-            self._store_dict[f"c/{number}"] = PROTOTYPE.buffer.from_bytes(values.tobytes())
+            self._store_dict[f"c/{number}"] = chunk(number)
+        self.forgotten = forgotten
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         for number in set(range(count)) - set(closed):
             self.let(number)
@@ -98,6 +102,7 @@ class ChunkStore(MemoryStore):
         try:
             await self.gates[key].wait()
         except asyncio.CancelledError:
+            await turns(3)  # cleaning up takes a while
             self.cancelled.append(key)
             raise
         finally:
@@ -114,8 +119,11 @@ class ChunkStore(MemoryStore):
         max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         self.requested.append([request for request in requests if isinstance(request, str)])
-        async for group in Store.get_many(self, requests, prototype=prototype):
-            yield group
+        many = Store.get_many(self, requests, prototype=prototype)
+        async with aclosing(cast("AsyncGenerator[Any]", many)) as groups:
+            async for group in groups:
+                if group[0][0] != self.forgotten:
+                    yield group
 
 
 caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="nobody")
@@ -156,15 +164,11 @@ class Work:
         return number in self.held and not self.release.is_set()
 
 
-OURS = "zarr.codecs.bytes"
-"""A module in which a codec counts as one of zarr's."""
-
-
 @dataclass(frozen=True)
 class SyncCodec(BytesBytesCodec):
     """Leaves bytes as they are. Decoding is synchronous."""
 
-    __module__ = OURS
+    __module__ = "zarr.codecs.bytes"  # so it counts as one of zarr's
 
     work: Work = field(default_factory=Work, compare=False)
 
@@ -226,7 +230,7 @@ class AsyncCodec(BytesBytesCodec):
 
 
 SPEC = ArraySpec(
-    shape=(4,),
+    shape=(5,),
     dtype=Int32(),
     fill_value=np.int32(-1),
     config=ArrayConfig(order="C", write_empty_chunks=True),
@@ -243,21 +247,17 @@ class Reader:
         count: int,
         codec: Codec | None = None,
         *,
-        cls: type[BatchedCodecPipeline | FusedCodecPipeline] = BatchedCodecPipeline,
+        cls: type[Pipeline] = BatchedCodecPipeline,
         batch_size: int = 1,
     ) -> None:
         codecs: list[Codec] = [BytesCodec()] if codec is None else [BytesCodec(), codec]
         self.pipeline = cls.from_codecs(codecs, batch_size=batch_size).evolve_from_array_spec(SPEC)
         self.batch: list[Any] = [
-            (StorePath(store, f"c/{number}"), SPEC, (slice(None),), self.place(number), True)
-            for number in range(count)
+            (StorePath(store, f"c/{n}"), SPEC, (slice(4),), (slice(4 * n, 4 * n + 4),), False)
+            for n in range(count)
         ]
         self.array = np.full(4 * count, 99, dtype="int32")
         self.out: NDBuffer = PROTOTYPE.nd_buffer.from_ndarray_like(self.array)
-
-    @staticmethod
-    def place(number: int) -> tuple[slice]:
-        return (slice(4 * number, 4 * number + 4),)
 
     async def read(self) -> list[str]:
         results: tuple[GetResult, ...] = await self.pipeline.read(self.batch, self.out)
@@ -313,13 +313,6 @@ def threads(request: pytest.FixtureRequest, work: Work) -> MakeReader:
     return lambda store, count, **kwargs: Reader(store, count, SyncCodec(work), cls=cls, **kwargs)
 
 
-@pytest.fixture(params=["batched", "fused"])
-def batches(request: pytest.FixtureRequest, work: Work) -> MakeReader:
-    """The pipelines with a codec that is asynchronous."""
-    cls = PIPELINES[request.param]
-    return lambda store, count, **kwargs: Reader(store, count, AsyncCodec(work), cls=cls, **kwargs)
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 async def test_one_get_many_for_a_read(road: MakeReader, batch_size: int) -> None:
     store = ChunkStore(20)
@@ -360,24 +353,19 @@ async def test_decoding_starts_before_the_last_byte_is_there(
     assert reader.values == list(range(10))
 
 
-async def test_fetching_goes_on_while_a_chunk_is_decoded(road: MakeReader, work: Work) -> None:
-    store = ChunkStore(10, closed=range(1, 10))
-    work.held = {0}
-    with config.set({"async.concurrency": 3}):
-        reader = road(store, 10)
-        task = reader.start()
-        await until(lambda: work.decoded == [0])
-        store.let(1, 2, 3)
-        await until(lambda: len(store.started) >= 6)
-        work.release.set()
-        store.let(*range(10))
-        await task
-    assert reader.values == list(range(10))
-
-
 async def test_decoding_is_done_on_worker_threads(threads: MakeReader, work: Work) -> None:
-    await threads(ChunkStore(20), 20).read()
+    """Few of them, since the chunks are small. They see the context variables of the caller."""
+    token = caller.set("somebody")
+    work.held = {0}
+    task = threads(ChunkStore(20), 20).start()
+    await until(lambda: work.active)
+    await turns(500)
+    assert work.decoded == [0]
+    work.release.set()
+    await task
+    caller.reset(token)
     assert threading.get_ident() not in work.threads
+    assert work.callers == {"somebody"}
 
 
 @pytest.fixture
@@ -431,52 +419,42 @@ async def test_a_thread_decodes_many_chunks(
     assert hops < 20
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
-async def test_batches_are_no_larger_than_they_should_be(
-    batches: MakeReader, work: Work, batch_size: int
-) -> None:
-    reader = batches(ChunkStore(10), 10, batch_size=batch_size)
-    await reader.read()
-    assert reader.values == list(range(10))
-    assert sorted(work.decoded) == list(range(10))
-    if isinstance(reader.pipeline, BatchedCodecPipeline):
-        assert sum(work.batches) == 10
-        assert max(work.batches) == min(10, batch_size)
-        assert len(work.batches) == -(-10 // batch_size)
-
-
 @pytest.mark.usefixtures("work_for_many")
-async def test_what_waits_to_be_decoded_is_limited(threads: MakeReader, work: Work) -> None:
-    """A slow codec holds the store back."""
-    work.held = set(range(1))
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_waits_to_be_decoded_is_limited(
+    threads: MakeReader, work: Work, fails: bool
+) -> None:
+    """A slow codec holds the store back, and if it fails then, the requests end as well."""
+    work.held = {0}
     setting = {"threading.max_workers": 1, "codec_pipeline.max_workers": 1}
     with config.set({**setting, "async.concurrency": 4}):
-        store = ChunkStore(100)
+        store = ChunkStore(100, closed=[5])
         reader = threads(store, 100)
         task = reader.start()
         await until(lambda: len(store.started) >= 6)
         await turns(500)
         # One is decoded, two wait, and four are in flight.
         assert len(store.started) <= 10
-        work.release.set()
-        await task
-    assert reader.values == list(range(100))
+        if fails:
+            work.failures[0] = OSError("not a valid stream")
+            work.release.set()
+            with pytest.raises(OSError, match="valid"):
+                await task
+            assert store.running == 0
+        else:
+            work.release.set()
+            store.let(5)
+            await task
+            assert reader.values == list(range(100))
 
 
-class Counting:
-    """Counts the calls of each kind."""
-
-    def __init__(self) -> None:
-        self.calls: defaultdict[str, int] = defaultdict(int)
-
-
-CALLS = Counting()
+CALLS: Counter[str] = Counter()
 
 
 @pytest.fixture
-def calls() -> defaultdict[str, int]:
-    CALLS.calls.clear()
-    return CALLS.calls
+def calls() -> Counter[str]:
+    CALLS.clear()
+    return CALLS
 
 
 class PipelineWithReadBatch(BatchedCodecPipeline):
@@ -487,8 +465,8 @@ class PipelineWithReadBatch(BatchedCodecPipeline):
         drop_axes: tuple[int, ...] = (),
     ) -> tuple[GetResult, ...]:
         batch = list(batch_info)
-        CALLS.calls["chunks"] += len(batch)
-        CALLS.calls["batches"] += 1
+        CALLS["chunks"] += len(batch)
+        CALLS["batches"] += 1
         return await super().read_batch(batch, out, drop_axes)
 
 
@@ -497,8 +475,8 @@ class PipelineWithDecode(BatchedCodecPipeline):
         self, chunk_bytes_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
     ) -> Iterable[NDBuffer | None]:
         batch = list(chunk_bytes_and_specs)
-        CALLS.calls["chunks"] += len(batch)
-        CALLS.calls["batches"] += 1
+        CALLS["chunks"] += len(batch)
+        CALLS["batches"] += 1
         return await super().decode(batch)
 
 
@@ -510,7 +488,7 @@ async def test_what_a_pipeline_overrides_is_called(
     codec: type[SyncCodec | AsyncCodec],
     batch_size: int,
     work: Work,
-    calls: defaultdict[str, int],
+    calls: Counter[str],
 ) -> None:
     reader = Reader(ChunkStore(10), 10, codec(work), cls=cls, batch_size=batch_size)
     assert await reader.read() == ["present"] * 10
@@ -521,34 +499,26 @@ async def test_what_a_pipeline_overrides_is_called(
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-async def test_a_failing_codec_ends_the_read(road: MakeReader, work: Work, batch_size: int) -> None:
-    """Its error comes out as itself, at once, though other chunks will never arrive."""
-    error = OSError("not a valid stream")
-    work.failures[2] = error
+@pytest.mark.parametrize("fails", ["codec", "store"])
+async def test_a_failure_ends_the_read(
+    road: MakeReader, work: Work, fails: str, batch_size: int
+) -> None:
+    """It comes out as itself, at once, though other chunks will never arrive."""
+    error = OSError("the cable is out")
     store = ChunkStore(10, closed=range(4, 10))
     task = road(store, 10, batch_size=batch_size).start()
-    async with asyncio.timeout(10):
-        with pytest.raises(OSError) as caught:
-            await task
-    assert caught.value is error
-    assert store.running == 0
-    assert sorted(store.cancelled) == [f"c/{number}" for number in range(4, 10)]
-    assert work.active == 0
-
-
-async def test_a_failing_store_ends_the_read(road: MakeReader, work: Work) -> None:
-    error = OSError("the cable is out")
-    store = ChunkStore(10, closed=range(3, 10))
-    task = road(store, 10).start()
-    await until(lambda: len(work.decoded) == 3)
-    store.fail(5, error)
+    if fails == "codec":
+        work.failures[2] = error
+    else:
+        await until(lambda: len(work.decoded) == 4)
+        store.fail(5, error)
     async with asyncio.timeout(10):
         with pytest.raises(OSError) as caught:
             await task
     assert caught.value is error
     assert error.__cause__ is None
-    assert store.running == 0
-    assert work.active == 0
+    assert store.running == work.active == 0
+    assert set(store.cancelled) == {f"c/{n}" for n in range(4, 10) if fails == "codec" or n != 5}
 
 
 @pytest.mark.usefixtures("work_for_many")
@@ -580,32 +550,78 @@ async def test_no_thread_outlives_a_cancelled_read(
     np.testing.assert_array_equal(reader.array, at_the_end)
 
 
-class Misreporting(ChunkStore):
-    """A store whose `get_many` is not what it should be."""
-
-    def __init__(self, count: int, report: Callable[[int], list[int]]) -> None:
-        super().__init__(count)
-        self.report = report
-
-    async def get_many(
-        self,
-        requests: Sequence[str | tuple[str, ByteRequest | None]],
-        *,
-        prototype: BufferPrototype,
-        max_concurrency: int | None = None,
-    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-        for number, request in enumerate(requests):
-            assert isinstance(request, str)
-            value = await self.get(request, prototype)
-            for index in self.report(number):
-                yield [(index, value)]
-
-
 @pytest.mark.parametrize("forgotten", [0, 4, 9])
 async def test_a_chunk_that_the_store_forgot_is_not_missing(
     road: MakeReader, forgotten: int
 ) -> None:
     """A store that reports less than it was asked for is in error; nothing is filled in silence."""
-    store = Misreporting(10, lambda number: [] if number == forgotten else [number])
     with pytest.raises(RuntimeError, match="No result for 1 of 10 chunks"):
-        await road(store, 10).read()
+        await road(ChunkStore(10, forgotten=forgotten), 10).read()
+
+
+# --- codecs and byte getters of others --------------------------------------------------------
+
+
+class ForeignFilter(Delta):  # type: ignore[misc]
+    """A filter of version 2 that is not one of numcodecs."""
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+@pytest.mark.parametrize(
+    ("codecs", "on_threads"),
+    [
+        ("bytes, zstd", True),
+        ("version 2", True),
+        ("version 2, foreign filter", False),
+        ("bytes, numcodecs", False),
+        ("bytes, foreign, zstd", False),
+    ],
+)
+def test_only_codecs_of_zarr_run_on_threads(codecs: str, on_threads: bool) -> None:
+    made: dict[str, Callable[[], Any]] = {
+        "bytes": BytesCodec,
+        "zstd": ZstdCodec,
+        "foreign": ForeignCodec,
+        "numcodecs": numcodecs_codecs.LZ4,
+        "version 2": lambda: V2Codec(filters=None, compressor=None),
+        "foreign filter": lambda: V2Codec(filters=(ForeignFilter("i4"),), compressor=None),
+    }
+    chain = [made[name]() for name in codecs.split(", ")]
+    assert _run_on_threads(chain) == on_threads
+
+
+class OwnPath(StorePath):
+    """Somebody's `StorePath` with a `get` of its own."""
+
+    async def get(self, *args: Any, **kwargs: Any) -> Buffer | None:
+        CALLS["get"] += 1
+        return await super().get(*args, **kwargs)
+
+
+class NoStore:
+    """An object that passes for a store, and has no `get_many`."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer:
+        CALLS["get"] += 1
+        return chunk(int(key.removeprefix("c/")))
+
+
+@pytest.mark.parametrize("kind", ["own path", "no store", "several stores"])
+async def test_byte_getters_of_other_kinds(
+    road: MakeReader, kind: str, calls: Counter[str]
+) -> None:
+    store, other = ChunkStore(10), ChunkStore(10)
+    no_store: Any = NoStore()
+    makers: dict[str, Callable[[int], StorePath]] = {
+        "own path": lambda number: OwnPath(store, f"c/{number}"),
+        "no store": lambda number: StorePath(no_store, f"c/{number}"),
+        "several stores": lambda number: StorePath((store, other)[number % 2], f"c/{number}"),
+    }
+    reader = road(store, 10)
+    reader.batch = [(makers[kind](n), *rest) for n, (_, *rest) in enumerate(reader.batch)]
+    assert await reader.read() == ["present"] * 10
+    assert reader.values == list(range(10))
+    if kind == "several stores":
+        assert sorted(store.started) == [f"c/{number}" for number in range(0, 10, 2)]
+    else:
+        assert calls == {"get": 10}

@@ -7,8 +7,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.event_loop import nothing_left_behind, turns
 from zarr.core.common import concurrent_as_completed, concurrent_map
@@ -164,21 +162,6 @@ async def test_an_early_end_awaits_what_was_cancelled(how: str) -> None:
             await turns()
         assert {0, 2} <= set(calls.cancelled)
         assert not calls.running
-
-
-@given(st.data())
-def test_every_result_is_yielded_once(data: st.DataObject) -> None:
-    count, limit = data.draw(st.integers(0, 12)), data.draw(st.integers(1, 5))
-    delays = data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
-
-    async def call(number: int, delay: int) -> int:
-        await turns(delay)
-        return number
-
-    async def collect() -> list[int]:
-        return [n async for n in concurrent_as_completed(enumerate(delays), call, limit)]
-
-    assert sorted(asyncio.run(collect())) == list(range(count))
 
 
 @pytest.mark.parametrize("limit", [2, None])

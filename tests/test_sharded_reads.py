@@ -464,7 +464,7 @@ async def test_a_get_ranges_that_was_replaced_is_called(pipeline: Any) -> None:
     store = Remote()
     sharded(store)
     ranges = Mock(wraps=store.get_ranges)
-    store.get_ranges = ranges  # type: ignore[method-assign]
+    store.get_ranges = ranges  # type: ignore[method-assign, unused-ignore]
     await assert_reads(Direct(store, pipeline))
     assert ranges.call_count == 3
 
@@ -500,3 +500,25 @@ async def test_codecs_of_others_are_used(
     mine = with_codec(index_codecs=[codec(work)]) if of_index else with_codec(codec(work))
     await assert_reads(Direct(store, pipeline, mine))
     assert len(work.decoded) == (3 if of_index else len(EXPECTED))
+
+
+@pytest.mark.usefixtures("pipeline")
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("selection", [slice(None), slice(0, 2), slice(0, 3)])
+@pytest.mark.parametrize("entry", [(2**64 - 1, 4), (3, 2**64 - 1)])
+def test_half_an_entry_of_a_shard_index_is_no_missing_chunk(
+    selection: slice, entry: tuple[int, int]
+) -> None:
+    store = Remote()
+    array = zarr.create_array(
+        store, shape=(4,), chunks=(2,), shards={"shape": (4,), "index_location": "end"},
+        dtype="int32", fill_value=-1, compressors=None,
+    )  # fmt: skip
+    codec: Any = array.metadata.codecs[0]  # type: ignore[union-attr]
+    object.__setattr__(codec, "index_codecs", codec.index_codecs[:1])
+    array[:] = np.arange(4)
+    stored = bytearray(store._store_dict["c/0"].to_bytes())
+    stored[16:32] = np.array(entry, dtype="<u8").tobytes()
+    store.replace("c/0", bytes(stored))
+    with pytest.raises((ValueError, OverflowError, RuntimeError, ExceptionGroup)):
+        array[selection]

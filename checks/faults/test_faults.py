@@ -19,20 +19,7 @@ class Known(NamedTuple):
     reason: str
 
 
-_TOO_MANY = "the fork makes more requests at once than the release, and does not retry with fewer"
-_CUT = Known(("wrong",), "the whole object is taken for the requested range, as on the release")
-_GROUP = Known(("error",), "the error of an inner chunk's range is raised in an exception group")
-EXPECTED_TO_FAIL = {
-    "http-inner-short-*": _GROUP,
-    "http-inner-empty-*": _GROUP,
-    "s3-inner-short-*": _GROUP,
-    "s3-inner-empty-*": _GROUP,
-    "http-inner-whole-*": _CUT,
-    "s3-inner-whole-*": _CUT,
-    "http-100-*": Known(("error",), _TOO_MANY),
-    "obstore-100-*-beyond-16-*": Known(("error",), _TOO_MANY),
-    "*-256-chunks-http.server-*": Known(("error", "hang"), _TOO_MANY),
-}
+EXPECTED_TO_FAIL: dict[str, Known] = {}
 """Known faults by patterns of cells."""
 
 

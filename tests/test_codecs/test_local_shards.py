@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core import codec_pipeline
 from zarr.storage import LocalStore, MemoryStore
 
@@ -54,3 +55,27 @@ async def test_truncated_shard_is_an_error(tmp_path: Path) -> None:
     for selection in (np.s_[:], np.s_[0, 0]):
         with pytest.raises(ValueError, match="too short"):
             await asyncio.to_thread(array.__getitem__, selection)
+
+
+class ForeignCodec(Crc32cCodec):
+    """A codec of another package."""
+
+
+async def test_codecs_of_others_are_not_called_on_these_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(codec_pipeline, "_read_shards_on_threads", None)
+    sharding = ShardingCodec(chunk_shape=(8, 8), codecs=[BytesCodec(), ForeignCodec()])
+    array = await asyncio.to_thread(
+        zarr.create_array,
+        await create("memory", tmp_path),
+        shape=(32, 32),
+        chunks=(16, 16),
+        dtype="int32",
+        serializer=sharding,
+        compressors=None,
+    )
+    await asyncio.to_thread(array.__setitem__, ..., 1)
+    found = await asyncio.to_thread(array.__getitem__, ...)
+    np.testing.assert_array_equal(found, np.ones((32, 32)))

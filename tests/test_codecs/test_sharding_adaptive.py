@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 from tests.range_server import RangeServer
-from tests.test_store.test_adaptive_limit import chunk_requests, objects, open_array
+from tests.test_store.test_adaptive_limit import EDGE, chunk_requests, objects, open_array
 
 
 def test_scattered_shards_are_read_together() -> None:
@@ -18,3 +18,14 @@ def test_scattered_shards_are_read_together() -> None:
         assert server.max_in_flight > 10
         assert len(chunk_requests(server)) == 128
         assert {request.in_flight for request in chunk_requests(server)} <= set(range(129))
+
+
+def test_extra_shards_share_the_requests_of_the_first_ones() -> None:
+    """Each shard has eight inner chunks to read. Ten shards at a time may make ten requests each."""
+    shards = {"shards": (EDGE, 16 * EDGE), "config": {"sharding_coalesce_max_gap_bytes": 0}}
+    files, values = objects((64 * EDGE, 16 * EDGE), **shards)
+    with RangeServer(files, latency=0.05) as server:
+        array = open_array(server.url, "obstore").with_config(shards["config"])
+        for _ in range(3):
+            assert np.array_equal(array[:, :: 2 * EDGE], values[:, :: 2 * EDGE])
+        assert server.max_in_flight <= 128

@@ -1,7 +1,6 @@
-"""Tests for how parts of shards are read: side by side, as numpy would, and failing as they should.
+"""How parts of shards are read: side by side, in order, and failing as they should.
 
-Most arrays here have shards of 32 inner chunks, not compressed, of which every second one is
-read. The others lie in between: ranges are not merged unless a test wants them to be.
+The shards have 32 inner chunks, of which every second one is read, without merging.
 """
 
 from __future__ import annotations
@@ -14,31 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-pytest.importorskip("hypothesis")
-
-
 import zarr
 from tests.event_loop import nothing_left_behind, turns
 from zarr.abc.store import ByteRequest, SuffixByteRequest
-from zarr.codecs import (
-    BytesCodec,
-    ShardingCodec,
-)
+from zarr.codecs import BytesCodec, ShardingCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
 from zarr.core.config import config
 from zarr.core.dtype import Int32
+from zarr.errors import ChunkNotFoundError
 from zarr.storage import MemoryStore, StorePath
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        Awaitable,
-        Callable,
-        Coroutine,
-        Generator,
-    )
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 
     import numpy.typing as npt
 
@@ -46,23 +34,11 @@ if TYPE_CHECKING:
 
 
 PROTOTYPE = default_buffer_prototype()
-
-
 INNER = 32  # inner chunks of a shard
-
-
 CHUNK = 4  # values of an inner chunk
-
-
 SHARD = INNER * CHUNK
-
-
 APART = slice(None, None, 2 * CHUNK)  # touches every second inner chunk
-
-
 CODEC = ShardingCodec(chunk_shape=(CHUNK,), codecs=[BytesCodec()])
-
-
 PIPELINES: list[type[BatchedCodecPipeline | FusedCodecPipeline]] = [
     BatchedCodecPipeline,
     FusedCodecPipeline,
@@ -162,17 +138,14 @@ class Getter:
         return await self.path.get(prototype, byte_range)
 
 
-def shard_spec(array: zarr.Array[Any]) -> ArraySpec:
-    return ArraySpec((SHARD,), Int32(), np.int32(-1), array.config, PROTOTYPE)
-
-
 async def read_array(array: zarr.Array[Any], store: Remote) -> npt.NDArray[Any]:
     return await read(array)
 
 
 async def read_path(array: zarr.Array[Any], store: Remote, getter: Any = None) -> npt.NDArray[Any]:
+    spec = ArraySpec((SHARD,), Int32(), np.int32(-1), array.config, PROTOTYPE)
     getter = getter or StorePath(store, "c/0")
-    values = await CODEC._decode_partial_single(getter, (APART,), shard_spec(array))
+    values = await CODEC._decode_partial_single(getter, (APART,), spec)
     assert values is not None
     return values.as_numpy_array()
 
@@ -182,7 +155,6 @@ async def read_getter(array: zarr.Array[Any], store: Remote) -> npt.NDArray[Any]
 
 
 type Road = Callable[[zarr.Array[Any], Remote], Coroutine[Any, Any, npt.NDArray[Any]]]
-
 
 ROADS: list[Road] = [read_array, read_path, read_getter]
 
@@ -227,4 +199,55 @@ async def test_a_failing_fetch_ends_the_others(road: Road) -> None:
     store.meddle = fail
     with pytest.RaisesGroup(OSError, allow_unwrapped=True):
         await road(array, store)
+    assert store.running == 0
+
+
+@pytest.mark.usefixtures("pipeline")
+async def test_shards_are_read_side_by_side_and_reported_in_order() -> None:
+    store, gate = Remote(), asyncio.Event()
+    array, data = sharded(store)
+    del store._store_dict["c/2"]
+    data[2 * SHARD :] = -1
+
+    async def wait(key: str, byte_range: ByteRequest | None) -> None:
+        if key != "c/2":
+            await gate.wait()
+
+    store.meddle = wait
+    for strict in (False, True):
+        gate.clear()
+        reading = asyncio.create_task(
+            read(array.with_config({"read_missing_chunks": False}) if strict else array)
+        )
+        await turns()
+        assert store.running == 2
+        gate.set()
+        if strict:
+            with pytest.raises(ChunkNotFoundError, match="c/2"):
+                await reading
+        else:
+            np.testing.assert_array_equal(await reading, data[APART])
+
+
+@pytest.mark.usefixtures("pipeline")
+@pytest.mark.parametrize("error", [None, FileNotFoundError("gone"), OSError("down")])
+async def test_a_shard_that_is_deleted_while_it_is_read_is_missing(error: Exception | None) -> None:
+    """All of it, whatever has been read by then. Any other failure is a failure."""
+    store = Remote()
+    array, data = sharded(store)
+
+    async def vanish(key: str, byte_range: ByteRequest | None) -> None:
+        if key == "c/1" and len([at for at in store.gets if at[0] == key]) > 5:
+            store._store_dict.pop(key, None)
+            if error is not None:
+                raise error
+
+    store.meddle = vanish
+    if isinstance(error, FileNotFoundError | None):
+        data[SHARD : 2 * SHARD] = -1
+        np.testing.assert_array_equal(await read(array), data[APART])
+    else:
+        with pytest.raises(ExceptionGroup) as caught:
+            await read(array)
+        assert caught.value.subgroup(FileNotFoundError) is None
     assert store.running == 0

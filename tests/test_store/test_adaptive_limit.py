@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,13 @@ from hypothesis import strategies as st
 import zarr
 from tests.event_loop import nothing_left_behind, turns
 from zarr.core import _adaptive_limit
-from zarr.core._adaptive_limit import AdaptiveLimit, _Read, limit_of, max_concurrency
+from zarr.core._adaptive_limit import (
+    AdaptiveLimit,
+    _Read,
+    fetch_as_completed,
+    limit_of,
+    max_concurrency,
+)
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, MemoryStore, ObjectStore
@@ -108,22 +115,25 @@ class SerialServer(RangeServer):  # type: ignore[misc, unused-ignore]
             return await super()._answer(request, record)  # type: ignore[no-any-return, unused-ignore]
 
 
-class ThinLinkServer(RangeServer):  # type: ignore[misc, unused-ignore]
+class ThinLinkServer(SerialServer):
     """Answers share a link of two megabytes per second."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._link = asyncio.Lock()
 
     async def _answer(self, request: web.BaseRequest, record: Request) -> web.StreamResponse:
         asked = request.http_range
         for _ in range(asked.start or 0, asked.stop or 0, 16_000):
-            async with self._link:
+            async with self._turn:
                 await asyncio.sleep(0.008)
-        return await super()._answer(request, record)  # type: ignore[no-any-return, unused-ignore]
+        return await RangeServer._answer(self, request, record)  # type: ignore[no-any-return, unused-ignore]
 
 
 # The arithmetic
+
+
+@pytest.fixture
+def many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other backends and the machine's limit of open files do not count."""
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
 
 
 def full_round(limit: AdaptiveLimit, read: _Read, duration: float, concurrency: int = 10) -> None:
@@ -144,6 +154,7 @@ def full_round(limit: AdaptiveLimit, read: _Read, duration: float, concurrency: 
         ([7, 1], [20, 40]),
     ],
 )
+@pytest.mark.usefixtures("many_files")
 def test_limit_follows_durations(durations: list[float], limits: list[int]) -> None:
     limit, read = AdaptiveLimit(), _Read()
     limit.reads.append(read)
@@ -233,11 +244,8 @@ def test_fetches_share_the_requests_of_the_first_ones(
         (200, None, 200),
     ],
 )
-def test_max_concurrency(
-    concurrency: int, most: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resource = pytest.importorskip("resource")
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+@pytest.mark.usefixtures("many_files")
+def test_max_concurrency(concurrency: int, most: int | None, expected: int) -> None:
     with zarr.config.set({} if most is None else {"async.max_concurrency": most}):
         assert max_concurrency(concurrency) == expected
 
@@ -264,14 +272,14 @@ def test_limit_is_shared_by_the_stores_of_a_backend_and_ends_with_it() -> None:
         return [limit_of(backend) for backend in backends]
 
     one, two = Backend(), Backend()
-    before = len(_adaptive_limit._all_limits)
     first, again, second = sync(limits(one, one, two))
     assert first is again is not second
     assert sync(limits(one)) == [first]
     assert asyncio.run(limits(one)) != [first]  # another event loop
+    of_one, of_two = weakref.ref(first), weakref.ref(second)
     del one, two, first, again, second
     gc.collect()
-    assert len(_adaptive_limit._all_limits) == before
+    assert of_one() is of_two() is None
 
 
 def test_directories_and_references_share_the_limit_of_their_filesystem() -> None:
@@ -501,7 +509,7 @@ async def test_extra_values_hold_at_most_64_mib(mebibytes: int) -> None:
 
     items = [(number,) for number in range(300)]
     async with nothing_left_behind():
-        results = limit.as_completed(items, fetch, int, 10)
+        results = limit.as_completed(items, fetch, int, 10, lambda *_: 0)
         assert [size async for size in results] == [mebibytes << 20] * 300
     assert most == 10 + 64 // mebibytes
     assert limit.reads == []
@@ -517,7 +525,7 @@ async def test_results_that_are_not_taken_count() -> None:
         return 16 << 20
 
     async with nothing_left_behind():
-        results = limit.as_completed([(n,) for n in range(300)], fetch, int, 10)
+        results = limit.as_completed([(n,) for n in range(300)], fetch, int, 10, lambda *_: 0)
         for taken in range(1, 30):
             await anext(results)
             await turns(5)
@@ -534,7 +542,7 @@ async def test_cancelled_fetches_are_not_counted_any_more() -> None:
         return 1
 
     async with nothing_left_behind():
-        results = limit.as_completed([(n,) for n in range(300)], fetch, int, 10, 1)
+        results = limit.as_completed([(n,) for n in range(300)], fetch, int, 10, lambda *_: 1)
         first = asyncio.ensure_future(anext(results))
         await turns(2)
         assert limit.in_flight() == 128
@@ -542,6 +550,76 @@ async def test_cancelled_fetches_are_not_counted_any_more() -> None:
         await asyncio.gather(first, return_exceptions=True)
         await results.aclose()
     assert limit.in_flight() == 0
+
+
+async def test_a_fetch_that_is_cancelled_before_it_begins_does_not_stop_the_growth() -> None:
+    limit, read = AdaptiveLimit(), _Read()
+    limit.reads.append(read)
+    numbers = [limit.start(read, 10) for _ in range(9)]
+
+    def items() -> Iterator[tuple[int]]:
+        yield (1,)
+        raise ValueError("no more")
+
+    async def fetch(_: int) -> int:
+        return 1
+
+    with pytest.raises(ValueError, match="no more"):
+        await anext(limit.as_completed(items(), fetch, int, 10, lambda *_: 1))
+    for number in numbers:
+        limit.end(read, number, 10, 1)
+    assert limit.limit == 20
+
+
+async def test_a_failed_fetch_is_repeated_once_the_extra_ones_of_all_reads_have_ended() -> None:
+    limit, gate = AdaptiveLimit(limit=128), asyncio.Event()
+    attempts: list[int] = []
+
+    async def wait(_: int) -> int:
+        await gate.wait()
+        return 1
+
+    async def fail_once(number: int) -> int:
+        attempts.append(number)
+        if attempts.count(0) == 1 and number == 0:
+            raise OSError("too many")
+        await turns(3)
+        return 1
+
+    async def count(func: Any, fetches: int) -> int:
+        items = [(number,) for number in range(fetches)]
+        return len([_ async for _ in limit.as_completed(items, func, int, 10, lambda *_: 1)])
+
+    async with nothing_left_behind():
+        others = asyncio.create_task(count(wait, 20))
+        await turns()
+        assert limit.extra(10) == 10
+        reading = asyncio.create_task(count(fail_once, 300))
+        await turns(500)
+        assert sorted(attempts) == list(range(300))
+        gate.set()
+        assert (await others, await reading) == (20, 300)
+        assert attempts.count(0) == 2
+
+
+async def test_an_explicit_limit_does_not_grow() -> None:
+    running = most = 0
+
+    async def fetch(_: int) -> int:
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
+        await turns(3)
+        running -= 1
+        return 1
+
+    backend = AdaptiveLimit()  # any object
+    for expected in (50, 20):
+        limit_of(backend).limit, most = 128, 0
+        items = [(number,) for number in range(50)]
+        explicit = 20 if expected == 20 else None
+        results = fetch_as_completed(backend, items, fetch, int, explicit, size=lambda *_: 1)
+        assert len([_ async for _ in results]) == 50
+        assert most == expected
 
 
 # File descriptors

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.event_loop import turns, until
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.config import config
@@ -18,7 +19,8 @@ from zarr.storage import FsspecStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-fsspec_asyn = pytest.importorskip("fsspec.asyn")
+pytest.importorskip("fsspec.asyn")
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.reference import ReferenceFileSystem
 
@@ -29,39 +31,44 @@ DATA = bytes(range(256)) * 512
 type Request = str | tuple[str, ByteRequest | None]
 
 
-class Objects(fsspec_asyn.AsyncFileSystem):
+def name_of(path: str) -> str:
+    return path.rpartition("://")[2]
+
+
+class Objects(AsyncFileSystem):  # type: ignore[misc]
     """A filesystem in memory that notes each request, and can be told how to answer."""
 
     protocol = "objects"
-    cachable = False
+    cachable = False  # codespell:ignore cachable
 
     def __init__(self, **objects: bytes) -> None:
         super().__init__(asynchronous=True)
         self.objects = objects
         self.requests: list[tuple[str, int | None, int | None]] = []
-        self.running = 0
+        self.running = self.most = 0
         self.answer: Callable[[bytes, int | None, int | None], bytes] = lambda value, start, end: (
             value[start:end]
         )
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.held = 1 << 30  # requests of bytes from here on wait for ever
 
     async def _cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
     ) -> bytes:
-        path = self._strip_protocol(path)
+        path = name_of(path)
         self.requests.append((path, start, end))
         self.running += 1
+        self.most = max(self.most, self.running)
         try:
-            await self.gate.wait()
+            await (asyncio.sleep(0) if (start or 0) < self.held else asyncio.Event().wait())
         finally:
+            await turns(3)  # cleaning up takes a while
             self.running -= 1
         if path not in self.objects:
             raise FileNotFoundError(path)
         return self.answer(self.objects[path], start, end)
 
     async def _info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        return {"name": path, "size": len(self.objects[self._strip_protocol(path)]), "type": "file"}
+        return {"name": path, "size": len(self.objects[name_of(path)]), "type": "file"}
 
 
 class Bulk(Objects):
@@ -69,22 +76,27 @@ class Bulk(Objects):
 
     async def _cat_ranges(
         self, paths: Any, starts: Any, ends: Any, on_error: str = "return", **kwargs: Any
-    ) -> list[bytes]:
+    ) -> list[bytes | Exception]:
         self.requests.append(("many", len(paths), None))
-        names = map(self._strip_protocol, paths)
-        return [self.objects[n][s:e] for n, s, e in zip(names, starts, ends, strict=True)]
+        return [
+            self.objects[name][start:end] if name in self.objects else FileNotFoundError(name)
+            for name, start, end in zip(map(name_of, paths), starts, ends, strict=True)
+        ]
 
 
 def references(fs: Objects, parts: dict[str, tuple[int, int]], **options: Any) -> FsspecStore:
     """Return a store whose keys are ranges `(start, end)` of the object `data`."""
-    fo = {key: ["objects://data", start, end - start] for key, (start, end) in parts.items()}
+    fo: dict[str, Any] = {"whole": ["objects://data"], "inline": "0123456789"}
+    fo |= {key: ["objects://data", start, end - start] for key, (start, end) in parts.items()}
     reference = ReferenceFileSystem(fo, fs={"objects": fs}, asynchronous=True, **options)
     return FsspecStore(reference, path="", read_only=True)
 
 
-async def read(store: FsspecStore, requests: Sequence[Request]) -> list[bytes | None]:
+async def read(
+    store: FsspecStore, requests: Sequence[Request], limit: int | None = None
+) -> list[bytes | None]:
     values: dict[int, bytes | None] = {}
-    async for group in store.get_many(requests, prototype=PROTOTYPE):
+    async for group in store.get_many(requests, prototype=PROTOTYPE, max_concurrency=limit):
         for index, value in group:
             assert index not in values
             values[index] = None if value is None else value.to_bytes()
@@ -115,34 +127,70 @@ async def test_gaps(max_gap: int | None, expected: int) -> None:
     assert len(fs.requests) == expected
 
 
-async def test_the_size_of_a_merged_read_is_limited() -> None:
+@pytest.mark.parametrize("cls", [Objects, Bulk])
+async def test_ranges_that_overlap(cls: type[Objects]) -> None:
+    fs = cls(data=DATA)
+    store = references(fs, {"a": (100, 900), "b": (200, 300), "c": (700, 850), "d": (100, 900)})
+    assert await read(store, ["a", "b", "c", "d"]) == [
+        DATA[100:900], DATA[200:300], DATA[700:850], DATA[100:900],
+    ]  # fmt: skip
+    assert fs.requests == [("many", 1, None) if cls is Bulk else ("data", 100, 900)]
+
+
+@pytest.mark.parametrize("limit", ["MAX_MERGED", "max_block"])
+async def test_the_size_of_a_merged_read_is_limited(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"max_block": 10_000} if limit == "max_block" else {}
+    if limit == "MAX_MERGED":
+        monkeypatch.setattr("zarr.storage._fsspec.MAX_MERGED", 10_000)
     fs = Objects(data=DATA)
-    assert await read(references(fs, CHUNKS, max_block=10_000), list(CHUNKS)) == WHOLE
+    assert await read(references(fs, CHUNKS, **options), list(CHUNKS)) == WHOLE
     assert len(fs.requests) == 10
 
 
-async def test_a_filesystem_with_bulk_reads_gets_many_ranges_at_once() -> None:
+async def test_requests_are_planned_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zarr.storage._fsspec.REQUESTS_PER_PLAN", 10)
+    fs = Objects(data=DATA)
+    assert await read(references(fs, CHUNKS), list(CHUNKS)) == WHOLE
+    assert len(fs.requests) == 10
+
+
+@pytest.mark.parametrize(("max_merged", "expected"), [(2 << 20, [50]), (20_000, [20, 20, 10])])
+async def test_a_filesystem_with_bulk_reads_gets_many_ranges_at_once(
+    max_merged: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zarr.storage._fsspec.MAX_MERGED", max_merged)
     fs = Bulk(data=DATA)
     store = references(fs, CHUNKS, max_gap=-1)
     assert await read(store, list(CHUNKS)[::2]) == WHOLE[::2]
-    assert fs.requests == [("many", 50, None)]
+    assert fs.requests == [("many", count, None) for count in expected]
 
 
-async def test_ranges_of_keys_in_a_directory() -> None:
-    fs = Objects(**{"folder/data": DATA})
-    store = FsspecStore(DirFileSystem("folder", fs, asynchronous=True), path="", read_only=True)
+async def test_ranges_of_several_objects() -> None:
+    fs = Objects(**{"root/a": DATA, "root/b": DATA[::-1]})
+    store = FsspecStore(fs, path="root", read_only=True)
     ranges = [RangeByteRequest(10 * i, 10 * i + 5) for i in range(20)]
-    requests = [("data", byte_range) for byte_range in ranges]
-    assert await read(store, requests) == [DATA[r.start : r.end] for r in ranges]
-    assert fs.requests == [("folder/data", 0, 195)]
+    requests = [(key, byte_range) for byte_range in ranges for key in ("a", "b")]
+    assert await read(store, requests) == await read_by_get(store, requests)
+    assert fs.requests[:2] == [("root/a", 0, 195), ("root/b", 0, 195)]
+
+
+async def test_references_to_several_filesystems() -> None:
+    one, two = Bulk(data=DATA), Bulk(data=DATA[::-1])
+    fo = {f"{i}": [f"{('one', 'two')[i % 2]}://data", 100 * i, 50] for i in range(20)}
+    fs = ReferenceFileSystem(fo, fs={"one": one, "two": two}, asynchronous=True, max_gap=-1)
+    store = FsspecStore(fs, path="", read_only=True)
+    assert await read(store, list(fo)) == await read_by_get(store, list(fo))
+    assert one.requests[0] == two.requests[0] == ("many", 10, None)
 
 
 async def test_references_in_a_directory() -> None:
     fs = Objects(data=DATA)
-    inside = {f"folder/{key}": part for key, part in CHUNKS.items()}
-    directory = DirFileSystem("folder", references(fs, inside).fs, asynchronous=True)
-    store = FsspecStore(directory, path="", read_only=True)
-    assert await read(store, list(CHUNKS)) == WHOLE
+    inside = references(fs, {f"folder/{key}": part for key, part in CHUNKS.items()}).fs
+    directory = DirFileSystem("folder", inside, asynchronous=True)
+    store = FsspecStore(directory, path="c", read_only=True)
+    assert await read(store, [key[2:] for key in CHUNKS]) == WHOLE
     assert fs.requests == [("data", 0, 100_000)]
 
 
@@ -161,7 +209,7 @@ BYTE_RANGES = st.one_of(
     parts=st.dictionaries(
         st.sampled_from("abcdef"), st.tuples(st.integers(0, 99), st.integers(1, 30)), min_size=1
     ),
-    requests=st.lists(st.tuples(st.sampled_from("abcdefg"), BYTE_RANGES)),
+    requests=st.lists(st.tuples(st.sampled_from([*"abcdefg", "whole", "inline"]), BYTE_RANGES)),
     bulk=st.booleans(),
     max_gap=st.integers(-1, 20),
 )
@@ -174,10 +222,13 @@ async def test_any_requests_agree_with_get(
     assert await read(store, requests) == await read_by_get(store, requests)
 
 
-async def test_a_missing_key_is_none_and_a_missing_object_is_what_get_makes_of_it() -> None:
-    store = references(Objects(data=DATA), {"a": (0, 5)})
+@pytest.mark.parametrize("cls", [Objects, Bulk])
+async def test_a_missing_key_is_none_and_a_missing_object_is_what_get_makes_of_it(
+    cls: type[Objects],
+) -> None:
+    store = references(cls(data=DATA), {"a": (0, 5)})
     assert await read(store, ["a", "b"]) == [DATA[:5], None]
-    store = references(Objects(), {"a": (0, 5), "b": (5, 9)})
+    store = references(cls(), {"a": (0, 5), "b": (5, 9)})
     with pytest.raises(Exception) as by_get:
         await read_by_get(store, ["a"])
     with pytest.raises(type(by_get.value)):
@@ -208,6 +259,7 @@ async def test_a_short_merged_read_serves_what_has_arrived() -> None:
     assert await read(references(fs, CHUNKS), list(CHUNKS)) == WHOLE
     assert fs.requests[0] == ("data", 0, 100_000)
     assert len(fs.requests) == 1 + 50
+    assert fs.most == 10  # the others are read side by side
 
 
 @pytest.mark.parametrize("count", [1, 100])
@@ -233,16 +285,15 @@ async def test_references_beyond_the_end_of_the_object_are_served() -> None:
     assert len(fs.requests) == 2
 
 
-async def test_no_more_requests_at_once_than_allowed_and_none_left_after_a_failure() -> None:
+@pytest.mark.parametrize("argument", [None, 4])
+async def test_no_more_requests_at_once_than_allowed_and_none_left(argument: int | None) -> None:
     fs = Objects(data=DATA)
-    fs.gate.clear()
-    with config.set({"async.concurrency": 4}):
-        store = references(fs, {**CHUNKS, "bad": (0, 10)}, max_gap=-1)
-        reading = asyncio.create_task(read(store, [*list(CHUNKS)[::2]]))
-        while fs.running < 4:
-            await asyncio.sleep(0)
-        for _ in range(50):
-            await asyncio.sleep(0)
+    fs.held = 0
+    store = references(fs, CHUNKS, max_gap=-1)
+    with config.set({"async.concurrency": 20 if argument else 4}):
+        reading = asyncio.create_task(read(store, list(CHUNKS)[::2], argument))
+        await until(lambda: fs.running)
+        await turns()
         assert fs.running == 4
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -252,11 +303,12 @@ async def test_no_more_requests_at_once_than_allowed_and_none_left_after_a_failu
 
 async def test_a_consumer_that_stops_early() -> None:
     fs = Objects(data=DATA)
-    store = references(fs, CHUNKS, max_gap=-1)
-    groups = store.get_many(list(CHUNKS)[::2], prototype=PROTOTYPE)
+    fs.held = 5000
+    groups = references(fs, CHUNKS, max_gap=-1).get_many(list(CHUNKS)[::2], prototype=PROTOTYPE)
     async with aclosing(cast("AsyncGenerator[Any]", groups)):
         await anext(groups)
-    assert len(fs.requests) < 50
+        await turns()
+        assert 0 < fs.running <= 10
     assert fs.running == 0
 
 

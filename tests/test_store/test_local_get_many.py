@@ -10,6 +10,7 @@ import asyncio
 import functools
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,17 +156,18 @@ async def test_replaced_get_is_read_through(
     assert len(calls) == (16 if shards is None else 4)
 
 
-async def test_zip_get_of_a_subclass_is_used(tmp_path: Path) -> None:
+async def test_zip_get_of_a_subclass_is_called_with_the_lock(tmp_path: Path) -> None:
     class Traced(ZipStore):
         def _get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-            traced.append(key)
+            lock: Any = self._lock
+            traced.append((key, lock._is_owned()))
             return super()._get(key, *args, **kwargs)
 
-    traced: list[str] = []
+    traced: list[tuple[str, bool]] = []
     store = await create("zip", tmp_path)
     store.__class__ = Traced
     assert len(await read(store, ["a", "b/c"])) == 2
-    assert sorted(traced) == ["a", "b/c"]
+    assert sorted(traced) == [("a", True), ("b/c", True)]
 
 
 # --- threads ----------------------------------------------------------------------------------
@@ -206,17 +208,41 @@ async def test_share_is_limited_in_bytes() -> None:
     assert shares == [2, 2, 2, 2, 1]
 
 
-async def test_thread_stops_after_a_failure() -> None:
+async def test_threads_stop_after_a_failure() -> None:
     asked: list[str] = []
+    other_reads, failed = threading.Event(), threading.Event()
 
-    def get(key: str, byte_range: object) -> Any:
+    def get(key: str, byte_range: object) -> None:
         asked.append(key)
-        raise OSError(key)
+        if key == "k0":
+            other_reads.wait(30)
+            raise OSError(key)
+        other_reads.set()
+        failed.wait(30)
 
     with pytest.raises(OSError, match="k0"):
-        async for _ in _blocking.get_in_threads([f"k{n}" for n in range(100)], get, 1):
+        async for _ in _blocking.get_in_threads([f"k{n}" for n in range(100)], get, 2):
             pass
-    assert asked == ["k0"]
+    failed.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert asked == ["k0", "k1"]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+async def test_no_more_threads_than_allowed(threads: int) -> None:
+    running, most = set(), 0
+
+    def get(key: str, byte_range: object) -> None:
+        nonlocal most
+        running.add(key)
+        most = max(most, len(running))
+        time.sleep(0.001)
+        running.remove(key)
+
+    keys = [f"k{n}" for n in range(100)]
+    async for _ in _blocking.get_in_threads(keys, get, threads):
+        pass
+    assert most == threads
 
 
 async def test_slow_storage_is_waited_for_by_all_threads() -> None:

@@ -10,15 +10,11 @@ async def _fetch(ctx: _WorkerCtx, byte_range: ByteRequest | None) -> Buffer:
     ------
     FileNotFoundError
         If the key is absent.
-    OSError
-        If there are more bytes than requested: some servers ignore byte ranges.
     """
     async with ctx.semaphore:
         value = await ctx.fetch(byte_range)
     if value is None:
         raise FileNotFoundError
-    if isinstance(byte_range, RangeByteRequest) and len(value) > byte_range.end - byte_range.start:
-        raise OSError(f"Requested {byte_range}, but the store returned {len(value)} bytes.")
     return value
 
 
@@ -32,8 +28,18 @@ async def _fetch_single(
 async def _fetch_group(
     ctx: _WorkerCtx, members: list[tuple[int, RangeByteRequest]]
 ) -> Sequence[tuple[int, Buffer | None]]:
-    """Fetch ranges that are sorted by `start` as one, and cut it apart."""
+    """Fetch ranges that are sorted by `start` as one, and cut it apart.
+
+    Raises
+    ------
+    OSError
+        If there are more bytes than requested: some servers ignore byte ranges.
+    """
     start = members[0][1].start
     merged = RangeByteRequest(start, max(member.end for _, member in members))
     value = await _fetch(ctx, merged)
+    if len(members) == 1:
+        return ((members[0][0], value),)
+    if len(value) > merged.end - merged.start:
+        raise OSError(f"Requested {merged}, but the store returned {len(value)} bytes.")
     return [(idx, value[member.start - start : member.end - start]) for idx, member in members]

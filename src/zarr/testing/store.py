@@ -52,10 +52,9 @@ class StoreTests:
             (("c/0",), "key"),
             (("c/0", (0, 2)), "Unexpected byte_range, got"),
         ):
+            requests: list[Any] = ["c/0", request]
             with pytest.raises((ValueError, TypeError), match=message):
-                async for _ in store.get_many(
-                    ["c/0", request], prototype=default_buffer_prototype()
-                ):
+                async for _ in store.get_many(requests, prototype=default_buffer_prototype()):
                     pass
 
     async def test_get_many_closed_early(self, store: S) -> None:
