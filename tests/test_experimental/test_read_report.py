@@ -36,7 +36,7 @@ def _pipeline(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(params=["memory", "local", "without sync"])
 def array(request: pytest.FixtureRequest, tmp_path: Path) -> zarr.Array[Any]:
-    stores = {
+    stores: dict[str, Any] = {
         "memory": MemoryStore,
         "local": lambda: LocalStore(tmp_path),
         "without sync": WithoutSync,

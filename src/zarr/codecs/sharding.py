@@ -57,8 +57,8 @@ class ShardingCodec:
         else:
             ranges = [(prototype, byte_range) for _, byte_range in located]
             found = list(enumerate(await concurrent_map(ranges, byte_getter.get, limit)))
-        for index, data in found:
-            byte_range = located[index][1]
+        for position, data in found:
+            byte_range = located[position][1]
             if data is not None and len(data) > max(0, byte_range.end - byte_range.start):
                 raise OSError(f"Requested {byte_range}, but got {len(data)} bytes.")
         return {located[index][0]: data for index, data in found if data is not None}
