@@ -364,9 +364,8 @@ def test_settings_hold(concurrency: int, how: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", [503, 429])
-@pytest.mark.parametrize("shards", [None, (16, 16)])
 def test_server_that_refuses_beyond_sixteen(
-    kind: str, status: int, shards: tuple[int, int] | None
+    kind: str, status: int, shards: tuple[int, int] | None = None
 ) -> None:
     files, values = objects((128, 128), shards=shards)
     with RefusingServer(files, latency=0.02) as server:
