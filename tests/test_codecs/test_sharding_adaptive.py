@@ -14,9 +14,7 @@ from tests.test_store.test_adaptive_limit import (
     closed_sessions,  # noqa: F401 -- a fixture
     objects,
     open_array,
-)
-from tests.test_store.test_adaptive_limit import (
-    test_server_that_refuses_beyond_sixteen as read_from_server_that_refuses,
+    read_from_server_that_refuses,
 )
 
 
