@@ -7,7 +7,15 @@ import pytest
 
 pytest.importorskip("aiohttp")
 from tests.range_server import RangeServer
-from tests.test_store.test_adaptive_limit import EDGE, chunk_requests, objects, open_array
+from tests.test_store.test_adaptive_limit import (
+    EDGE,
+    KINDS,
+    chunk_requests,
+    closed_sessions,  # noqa: F401 -- a fixture
+    objects,
+    open_array,
+    read_from_server_that_refuses,
+)
 
 
 def test_scattered_shards_are_read_together() -> None:
@@ -29,3 +37,8 @@ def test_extra_shards_share_the_requests_of_the_first_ones() -> None:
         for _ in range(3):
             assert np.array_equal(array[:, :: 2 * EDGE], values[:, :: 2 * EDGE])
         assert server.max_in_flight <= 128
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_server_that_refuses_beyond_sixteen_requests(kind: str) -> None:
+    read_from_server_that_refuses(kind, 503, shards=(16, 16))

@@ -362,12 +362,7 @@ def test_settings_hold(concurrency: int, how: str, tmp_path: Path) -> None:
 # Servers that do not like many requests
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("status", [503, 429])
-@pytest.mark.parametrize("shards", [None, (16, 16)])
-def test_server_that_refuses_beyond_sixteen(
-    kind: str, status: int, shards: tuple[int, int] | None
-) -> None:
+def read_from_server_that_refuses(kind: str, status: int, shards: tuple[int, int] | None) -> None:
     files, values = objects((128, 128), shards=shards)
     with RefusingServer(files, latency=0.02) as server:
         server.status = status
@@ -377,6 +372,12 @@ def test_server_that_refuses_beyond_sixteen(
         refused = [request for request in server.requests if request.status == status]
         assert refused  # or the test shows nothing
         assert server.max_in_flight > 16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [503, 429])
+def test_server_that_refuses_beyond_sixteen(kind: str, status: int) -> None:
+    read_from_server_that_refuses(kind, status, shards=None)
 
 
 def test_reads_of_several_threads_from_a_server_that_refuses() -> None:
