@@ -121,9 +121,8 @@ class Stack:
         problems: list[Problem] = []
         for path, found in self.leaves.items():
             names = frozenset(leaf.name for leaf in found if self.owners.get(leaf) in numbers)
-            forms = {
-                n: text for (n, p), text in sorted(self.forms.items()) if p == path and n in numbers
-            }
+            ordered = sorted(self.forms.items())
+            forms = {n: text for (n, p), text in ordered if p == path and n in numbers}
             if not names and not forms:
                 continue
             where = self.fragments.get(path, path)

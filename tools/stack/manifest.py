@@ -36,10 +36,9 @@ class Series:
 
     name: str
     most_added_in_src: int
-    """How many lines its branches may add in `src/`, all together."""
+    """How many lines its branches may add in `src/`, all together; and below, each of them."""
     most_added_in_tests: int
     most_added_by_branch: int
-    """How many lines each of them may add in `src/`."""
 
 
 @dataclass(frozen=True, slots=True)
