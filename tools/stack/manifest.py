@@ -13,8 +13,7 @@ NAME = "stack.toml"
 WIDTH = 72
 """How long a title may be, and a line of the text."""
 HEADINGS = ("## Summary", "## For reviewers")
-"""The headings of upstream's template that the text has, in this order. The template's others, `## Author
-attestation` and `## TODO`, are for the person who opens the pull request."""
+"""Headings of upstream's template, in this order. Its others are for whoever opens the pull request."""
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9_-])*")
 _TITLE = re.compile(
@@ -50,7 +49,6 @@ class PullRequest:
     title: str
     text: str
     most_added: int
-    """How many lines it may add in `src/`."""
     issues: tuple[int, ...] = ()
     """The issues of zarr-python that it answers."""
     definitions: tuple[str, ...] = ()
