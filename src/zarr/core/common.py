@@ -33,7 +33,7 @@ async def _cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-# overlay: after concurrent_foreach
+# overlay: after _cancel_and_wait
 async def concurrent_as_completed[T: tuple[Any, ...], V](
     items: Iterable[T],
     func: Callable[..., Coroutine[Any, Any, V]],
@@ -41,9 +41,9 @@ async def concurrent_as_completed[T: tuple[Any, ...], V](
 ) -> AsyncGenerator[V]:
     """Call `func(*item)` for every item concurrently, and yield the results in completion order.
 
-    Like `concurrent_foreach`, this consumes `items` lazily. A call counts against `limit` until its
-    result has been taken, so a slow consumer holds the calls back. If `limit` is a function, it is
-    given the number of calls that count, and decides whether another one may start.
+    `items` is consumed lazily. A call counts against `limit` until its result has been taken, so a
+    slow consumer holds the calls back. If `limit` is a function, it is given the number of calls
+    that count, and decides whether another one may start.
 
     If a call fails, the failure is raised as itself. Whether the iteration fails, is cancelled or is
     closed early (`contextlib.aclosing`), the calls in flight are cancelled and awaited first.
