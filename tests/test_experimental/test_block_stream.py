@@ -14,7 +14,6 @@ import time
 import tracemalloc
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +28,11 @@ from zarr.codecs import ZstdCodec
 from zarr.core.sync import SyncError, sync
 from zarr.errors import ChunkNotFoundError
 from zarr.experimental.block_stream import Block, BlockStream, BlockStreamStats
-from zarr.storage import FsspecStore, LocalStore, MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 pytest.importorskip("fsspec", minversion="2024.12.0")
 pytest.importorskip("aiohttp")
 
-from fsspec.implementations.http import HTTPFileSystem
-from fsspec.implementations.reference import ReferenceFileSystem
-
-from tests.range_server import Fault, RangeServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -160,7 +155,7 @@ def assert_same(block: Any, expected: Any) -> None:
     assert block.shape == expected.shape
     assert block.flags.c_contiguous == expected.flags.c_contiguous
     assert block.flags.f_contiguous == expected.flags.f_contiguous
-    if block.dtype.kind in "OT":
+    if block.dtype.kind in ("O", "T"):
         assert block.tolist() == expected.tolist()
     else:
         assert block.tobytes("A") == expected.tobytes("A")
@@ -1200,52 +1195,3 @@ def test_stores_of_this_machine(kind: str, tmp_path: Path) -> None:
     with BlockStream(array) as stream:
         np.testing.assert_array_equal(np.concatenate([b.array for b in stream]), numbers)
     store.close()
-
-
-@contextmanager
-def served(store: FsspecStore, http: Any) -> Iterator[zarr.Array[Any]]:
-    """An array in a store, whose connections are closed at the end."""
-
-    async def close() -> None:
-        await (await http.set_session()).close()
-
-    yield zarr.open_array(store, mode="r")
-    sync(close())
-
-
-def test_over_http() -> None:
-    objects: dict[str, Any] = {}
-    make_array(objects, blocks=40)
-    files = {f"a/{key}": value.to_bytes() for key, value in objects.items()}
-    with RangeServer(files, latency=0.005) as server:
-        options = {"skip_instance_cache": True}
-        store = FsspecStore.from_url(f"{server.url}/a", options, read_only=True)
-        with served(store, store.fs) as array:
-            with BlockStream(array, io_concurrency=8) as stream:
-                assert values(stream) == list(range(1, 41))
-            chunks = [request for request in server.requests if "/c/" in request.path]
-            assert len(chunks) == stream.stats.requests == 40
-            assert max(request.in_flight for request in chunks) == 8
-            server.inject(Fault(status=503), path="/a/c/7", times=None)
-            taken: list[int] = []
-            with BlockStream(array) as stream, pytest.raises(Exception, match="503"):
-                collect(stream, taken)
-            assert taken == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_references_into_one_file_are_merged() -> None:
-    objects: dict[str, Any] = {}
-    make_array(objects, blocks=100)
-    chunks = [objects[f"c/{n}"].to_bytes() for n in range(100)]
-    with RangeServer({"packed": b"".join(chunks)}) as server:
-        references = {f"c/{n}": [f"{server.url}/packed", 8 * n, 8] for n in range(100)}
-        references["zarr.json"] = objects["zarr.json"].to_bytes().decode()
-        http = HTTPFileSystem(asynchronous=True, skip_instance_cache=True)
-        fs = ReferenceFileSystem(
-            references, fs={"http": http}, asynchronous=True, skip_instance_cache=True
-        )
-        with served(FsspecStore(fs, read_only=True, path=""), http) as array:
-            with BlockStream(array) as stream:
-                assert values(stream) == list(range(1, 101))
-            # The window of each size is one range of the file.
-            assert len(server.requests) == stream.stats.requests == 7

@@ -44,7 +44,7 @@ def assert_same(block: Any, expected: Any) -> None:
     assert block.shape == expected.shape
     assert block.flags.c_contiguous == expected.flags.c_contiguous
     assert block.flags.f_contiguous == expected.flags.f_contiguous
-    if block.dtype.kind in "OT":
+    if block.dtype.kind in ("O", "T"):
         assert block.tolist() == expected.tolist()
     else:
         assert block.tobytes("A") == expected.tobytes("A")
