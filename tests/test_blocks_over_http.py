@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import zarr
 from tests.test_experimental.test_block_stream import collect, make_array, values
+from zarr.core.sync import sync
 from zarr.experimental.block_stream import BlockStream
 from zarr.storage import FsspecStore
 
