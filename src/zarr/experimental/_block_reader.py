@@ -24,7 +24,7 @@ from zarr.core.sync import iothread
 from zarr.experimental._block_source import OVERHEAD, run_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -196,6 +196,7 @@ class StreamLoop:
         self._threads, self._over = DecodeThreads(decode_threads), asyncio.Event()
         self._ended = threading.Lock()  # held until then; a future would need other locks
         self._ended.acquire()
+        self._begun: set[Coroutine[Any, Any, list[Outcome]]] = set()
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(self._threads)
         self._thread = threading.Thread(target=self._run, name="zarr_block_stream", daemon=True)
@@ -210,9 +211,12 @@ class StreamLoop:
     ) -> Future[list[Outcome]]:
         """Begin to read a window: what becomes of its blocks, up to the first that fails."""
         reading = self._read(indices, spans, pieces)
+        self._begun.add(reading)
         with suppress(RuntimeError):  # the event loop has ended
             if not self.closed:
-                return asyncio.run_coroutine_threadsafe(reading, self._loop)
+                future = asyncio.run_coroutine_threadsafe(reading, self._loop)
+                future.add_done_callback(lambda _: self._begun.discard(reading))
+                return future
         reading.close()
         raise ValueError("The stream of blocks is closed.")
 
@@ -236,6 +240,8 @@ class StreamLoop:
             self._loop.run_until_complete(self._main())
         finally:
             self._loop.close()  # and so the threads end
+            for reading in list(self._begun):  # the loop may have ended before it took them
+                reading.close()
             self._ended.release()
 
     async def _main(self) -> None:
