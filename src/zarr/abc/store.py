@@ -7,7 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from typing import Any
 
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -48,8 +48,7 @@ class Store:
         TypeError
             If a request is neither a key nor a pair.
         Exception
-            If a request fails, whatever `get` would have raised. A failure is never reported as
-            `None`.
+            Whatever `get` raises. A failure is never reported as `None`.
 
         Notes
         -----
@@ -85,11 +84,6 @@ def paired_with[F: Callable[..., Any]](get: Callable[..., Any]) -> Callable[[F],
 
     The decorated method is used only while `get` is the `get` of the store: if a subclass, an
     instance or a later assignment replaces `get`, `Store.get_many` reads through the replacement.
-
-    Parameters
-    ----------
-    get
-        The `get` of the same class.
     """
 
     def decorate(get_many: F) -> F:
@@ -106,14 +100,8 @@ def paired_with[F: Callable[..., Any]](get: Callable[..., Any]) -> Callable[[F],
 # overlay: after paired_with
 def numbered_requests(
     requests: Sequence[str | tuple[str, ByteRequest | None]],
-) -> Iterator[tuple[int, str, ByteRequest | None]]:
-    """Yield `(index, key, byte_range)` for each request of a `Store.get_many`.
-
-    Raises
-    ------
-    TypeError
-        If `requests` is a single key, or a request is neither a key nor a pair.
-    """
+) -> Iterable[tuple[int, str, ByteRequest | None]]:
+    """Yield `(index, key, byte_range)` for each request of a `Store.get_many`."""
     if isinstance(requests, str):
         raise TypeError(f"Expected a sequence of requests, got the key {requests!r}.")
     for index, request in enumerate(requests):

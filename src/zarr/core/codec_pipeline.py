@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from itertools import batched, chain
 from typing import TYPE_CHECKING, cast
 
 from zarr.core._adaptive_limit import fetch_as_completed
-from zarr.core.common import _cancel_and_wait, concurrent_as_completed, product
+from zarr.core.common import concurrent_as_completed, product
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
@@ -205,14 +205,11 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
         return
     else:
         groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
-    try:
+    async with aclosing(groups) if hasattr(groups, "aclose") else nullcontext():
         async for group in groups:
             if from_store:
                 report_read([value for _, value in group])
             yield group
-    finally:
-        if hasattr(groups, "aclose"):
-            await groups.aclose()
 
 
 # overlay: after _fetch_chunks
@@ -230,14 +227,8 @@ async def _process_as_fetched(
     """
     waiting: deque[tuple[int, Buffer | None]] = deque()
     taken = asyncio.Event()
+    started: list[asyncio.Task[None]] = []
     busy = 0
-    running: set[asyncio.Task[None]] = set()
-    finished: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-
-    def start(call: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(call)
-        running.add(task)
-        task.add_done_callback(finished.put_nowait)
 
     async def work() -> None:
         nonlocal busy
@@ -247,26 +238,23 @@ async def _process_as_fetched(
             await process(chunks)
         busy -= 1
 
-    async def fetch() -> None:
-        nonlocal busy
-        async with aclosing(groups):
+    failure = None
+    try:
+        async with aclosing(groups), asyncio.TaskGroup() as tasks:
             async for group in groups:
                 waiting.extend(group)
                 while busy < min(workers, max(1, len(waiting) // size)):
                     busy += 1
-                    start(work())
+                    started.append(tasks.create_task(work()))
                 while len(waiting) > size * workers:
                     taken.clear()
                     await taken.wait()
-
-    start(fetch())
-    try:
-        while running:
-            task = await finished.get()
-            running.remove(task)
-            task.result()
-    finally:
-        await _cancel_and_wait(running)
+    except BaseExceptionGroup as failures:
+        failure = failures.exceptions[0]
+    if failure is not None:
+        raise failure
+    for task in started:
+        task.result()  # a task group ignores that a codec raised `CancelledError`
 
 
 # overlay: after _process_as_fetched

@@ -13,7 +13,7 @@ from zarr.core._coalesce import coalesce_ranges
 from zarr.core.config import config
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 MAX_GAP = 32 << 10
 """Widest gap between two ranges that are read as one, in bytes: what a link of 1.6 MB/s transfers
@@ -111,7 +111,14 @@ class FsspecStore:
             (None, ((fetch, *part.request, part) for part in unserved)),
         ):
             async with aclosing(
-                fetch_as_completed(within, items, _await, group_nbytes, max_concurrency, size=size)
+                fetch_as_completed(
+                    within,
+                    items,
+                    lambda f, *args: f(*args),
+                    group_nbytes,
+                    max_concurrency,
+                    size=size,
+                )
             ) as groups:
                 async for group in groups:
                     if group:
@@ -130,20 +137,12 @@ class FsspecStore:
 
 
 # overlay: after FsspecStore
-async def _await[V](func: Callable[..., Awaitable[V]], *args: Any) -> V:
-    return await func(*args)
-
-
-# overlay: after _await
 def _locate(
     fs: AsyncFileSystem, path: str, byte_range: ByteRequest | None
 ) -> tuple[AsyncFileSystem, str, int, int] | None:
-    """Find the bytes of a value, through directories and references.
+    """Find the bytes of a value, through directories and references, if they are a known range.
 
-    Returns
-    -------
-    tuple or None
-        `(fs, path, start, end)`, or `None` if they are not known to be a range of an object.
+    Returns `(fs, path, start, end)`, or `None`.
     """
     from fsspec.core import split_protocol
     from fsspec.implementations.dirfs import DirFileSystem
@@ -244,13 +243,7 @@ async def _read_ranges(reads: Sequence[Sequence[_Part]]) -> Sequence[memoryview]
 
 # overlay: after _read_ranges
 async def _check_length(part: _Part, nbytes: int) -> None:
-    """Check a value of another length than the range that was requested.
-
-    Raises
-    ------
-    OSError
-        If there are more bytes than requested, or the object has more than were returned.
-    """
+    """Raise an error if there are more bytes than requested, or less than the object has."""
     what = f"{nbytes} bytes for bytes {part.start} to {part.end} of {part.path!r}"
     if nbytes > part.end - part.start:
         raise OSError(f"The server ignored the byte range: it returned {what}.")

@@ -76,7 +76,9 @@ class FsspecStore:
                         yield read, *reads
 
         for items in (calls(), ((fetch, *part.request, part) for part in unserved)):
-            async with aclosing(concurrent_as_completed(items, _await, limit)) as groups:
+            async with aclosing(
+                concurrent_as_completed(items, lambda f, *args: f(*args), limit)
+            ) as groups:
                 async for group in groups:
                     if group:
                         yield group

@@ -1,7 +1,8 @@
-"""Reads that are not reported, of no more parts at once than `async.concurrency`."""
+"""Reads that are not reported, of no more shards at once than `async.concurrency`."""
 
 from __future__ import annotations
 
+from contextlib import aclosing, nullcontext
 from itertools import batched, chain
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,9 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
         return
     else:
         groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
-    try:
+    async with aclosing(groups) if hasattr(groups, "aclose") else nullcontext():
         async for group in groups:
             yield group
-    finally:
-        if hasattr(groups, "aclose"):
-            await groups.aclose()
 
 
 # overlay: after _run_in_thread

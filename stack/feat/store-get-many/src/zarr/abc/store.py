@@ -46,8 +46,7 @@ class Store:
         TypeError
             If a request is neither a key nor a pair.
         Exception
-            If a request fails, whatever `get` would have raised. A failure is never reported as
-            `None`.
+            Whatever `get` raises. A failure is never reported as `None`.
 
         Notes
         -----
