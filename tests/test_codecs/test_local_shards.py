@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core import codec_pipeline
+from zarr.core.config import config
 from zarr.storage import LocalStore, MemoryStore
 
 if TYPE_CHECKING:
@@ -42,6 +44,35 @@ async def test_shards_are_read_synchronously(
     monkeypatch.undo()  # the other road finds the same
     monkeypatch.setattr(codec_pipeline, "_read_synchronously", lambda batch: False)
     np.testing.assert_array_equal(await asyncio.to_thread(array.__getitem__, selection), found)
+
+
+@pytest.mark.parametrize(("selection", "threads"), [(np.s_[:], 2), (np.s_[::9, ::9], 4)])
+async def test_how_many_threads_read_shards(
+    selection: Any, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    decode, together = ShardingCodec._decode_partial_sync, threading.Barrier(threads)
+    in_flight, most = 0, []
+
+    def count(*args: Any) -> Any:
+        nonlocal in_flight
+        in_flight += 1
+        most.append(in_flight)
+        together.wait(10)
+        in_flight -= 1
+        together.wait(10)
+        return decode(*args)
+
+    monkeypatch.setattr(ShardingCodec, "_decode_partial_sync", count)
+    store = await create("local", tmp_path)
+    values = np.arange(32 * 32).reshape(32, 32)
+    array = await asyncio.to_thread(
+        zarr.create_array, store, name="s", data=values, chunks=(8, 8), shards=(16, 16)
+    )
+    with config.set({"async.concurrency": 4, "codec_pipeline.max_workers": 2}):
+        found = await asyncio.to_thread(array.__getitem__, selection)
+    np.testing.assert_array_equal(found, values[selection])
+    assert max(most) == threads
 
 
 async def test_truncated_shard_is_an_error(tmp_path: Path) -> None:
