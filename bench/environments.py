@@ -2,6 +2,7 @@
 
 `demo-stock` and `demo-fork` hold the same packages at the same versions and differ in zarr alone. So does
 `demo-before`, where something else than the release is compared with.
+`demo-peers` holds the release beside the other libraries that are measured.
 `demo-tools` serves, draws and prints, so that none of that is imported where a read is timed.
 Standard library only: this runs before anything is installed.
 """
@@ -22,9 +23,11 @@ TOOLS = Environment(BUILD / "demo-tools")
 STOCK = Environment(BUILD / "demo-stock")
 FORK = Environment(BUILD / "demo-fork")
 BEFORE = Environment(BUILD / "demo-before")
+PEERS = Environment(BUILD / "demo-peers")
 
 # `zarr.testing`, whose `LatencyStore` is measured, imports pytest.
 BESIDE_ZARR = ("aiohttp", "pytest")
+OTHER_LIBRARIES = ("tensorstore==0.1.86", "zarrs==0.2.3")
 FOR_THE_TOOLS = ("aiohttp", "matplotlib", "rich")
 
 FORK_IS_BUILT_FROM = (
@@ -42,7 +45,7 @@ def prepare_tools() -> None:
     TOOLS.install("the server and the display", FOR_THE_TOOLS)
 
 
-def prepare_measured(fork: Path, before: Path | None = None) -> None:
+def prepare_measured(fork: Path, before: Path | None = None, *, peers: bool = False) -> None:
     """Make the environments of the release and of the fork, unless they are up to date.
 
     Parameters
@@ -52,13 +55,17 @@ def prepare_measured(fork: Path, before: Path | None = None) -> None:
         all that zarr needs was installed with the release, here as there.
     before : Path, optional
         The same, for what the fork is compared with in place of the release.
+    peers : bool
+        Make that of other libraries as well.
     """
     released = release()
     others = {FORK: fork} if before is None else {FORK: fork, BEFORE: before}
-    for environment in (STOCK, *others):
+    for environment in (STOCK, *others, *[PEERS] * peers):
         environment.make(sys.executable, platform.python_version())
         what = f"{released} in {environment.path.name}"
         environment.install(what, [released.replace("==", "[remote]=="), *BESIDE_ZARR])
+    if peers:
+        PEERS.install("other libraries", OTHER_LIBRARIES)
     for environment, path in others.items():
         parts = [path] if path.is_file() else [path / name for name in FORK_IS_BUILT_FROM]
         alone = ("--no-deps", "--force-reinstall", str(path))

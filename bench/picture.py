@@ -1,4 +1,4 @@
-"""The waterfall: every request of a read as a bar over time, stock zarr above the fork."""
+"""Pictures of measurements: waterfalls of requests, bars beside other libraries, and curves."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 STOCK_COLOUR = "#D55E00"
 FORK_COLOUR = "#0072B2"
 QUIET = "#555555"
+COLOURS = {
+    "stock": STOCK_COLOUR,
+    "128": "#E69F00",
+    "Fused": "#F0E442",
+    "fork": FORK_COLOUR,
+    "zarrs": "#009E73",
+    "TensorStore": "#CC79A7",
+    "floor": "#BBBBBB",
+}
 
 # Of the height of the drawing. A bar among a thousand would be too thin to see.
 THINNEST_BAR = 1 / 70
@@ -66,10 +75,77 @@ def draw(comparisons: Sequence[Comparison], subtitle: str, files: Sequence[Path]
         footnote = f"{subtitle}; dotted: the read was done"
         figure.supxlabel(footnote, x=0.008, ha="left", fontsize=9, color=QUIET)
         for file in files:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # Without a date, the same measurement makes the same file.
-            metadata = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(file, dpi=150, metadata=metadata)
+            _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Without a date, the same measurement makes the same file.
+    metadata = {"Date": None} if file.suffix == ".svg" else None
+    figure.savefig(file, dpi=150, metadata=metadata)
+
+
+def draw_bars(comparisons: Sequence[Comparison], subtitle: str, file: Path) -> None:
+    """Write the duration of each case with each library to `file`: short bars are good."""
+    columns = min(3, len(comparisons))
+    rows = -(-len(comparisons) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4 * columns, 2.1 * rows + 0.4), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(comparisons) :]:
+            axes.set_axis_off()
+        for comparison, axes in zip(comparisons, grid.flat, strict=False):
+            sides = {"stock": comparison.stock, **comparison.tuned, "fork": comparison.fork}
+            sides |= comparison.peers
+            seconds = [middle(readings).seconds for readings in sides.values()]
+            bars = axes.barh(list(sides), seconds, color=[COLOURS[name] for name in sides])
+            axes.bar_label(bars, [duration(each) for each in seconds], padding=3, fontsize=8)
+            axes.set_title(comparison.title, loc="left", fontsize=9, fontweight="bold")
+            axes.invert_yaxis()
+            axes.set_xlim(0, max(seconds) * 1.2)
+            axes.set_xticks([])
+        figure.supxlabel(subtitle, x=0.008, ha="left", fontsize=9, color=QUIET)
+        _save(figure, file)
+
+
+def draw_curves(
+    panels: Sequence[tuple[str, Sequence[float], dict[str, Sequence[float | None]]]],
+    label: str,
+    subtitle: str,
+    file: Path,
+) -> None:
+    """Write durations against a quantity to `file`.
+
+    Parameters
+    ----------
+    panels : sequence of tuple
+        For each panel its title, the values of the quantity, and for each library the seconds at
+        each value; `None` where it was not measured.
+    label : str
+        What the quantity is, with its unit.
+    subtitle : str
+        The conditions, for the foot of the picture.
+    file : Path
+        Where to.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6 * len(panels), 4), layout="constrained")
+        for axes, (title, values, curves) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            for name, seconds in curves.items():
+                points = [each if each is not None else float("nan") for each in seconds]
+                axes.plot(values, points, color=COLOURS[name], marker="o", markersize=4, label=name)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xticks(values, [f"{value:,g}" for value in values], minor=False)
+            axes.set_xticks([], minor=True)
+            axes.yaxis.set_major_formatter(lambda seconds, _: duration(seconds))
+            axes.set_title(title, loc="left", fontweight="bold")
+            axes.set_xlabel(label)
+            axes.legend(frameon=False, fontsize=8)
+        figure.supxlabel(subtitle, x=0.008, ha="left", fontsize=9, color=QUIET)
+        _save(figure, file)
 
 
 def _waterfall(axes: Axes, reading: Reading, colour: str, result: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import median_low
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.trials import middle
 
@@ -76,8 +76,33 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     stock, fork = (f"zarr {side[0].zarr}" for side in (comparisons[0].stock, comparisons[0].fork))
     headings = ("case", "read", stock, "tuned", fork, "to stock", "to tuned", "requests", "data")
     headings += ("peak memory",)
-    rows = [headings, ("---",) * len(headings), *map(_row, comparisons)]
+    names = sorted({name for comparison in comparisons for name in comparison.peers})
+    headings += tuple(names)
+    rows = [headings, ("---",) * len(headings)]
+    for each in comparisons:
+        peers = (each.peers.get(name) for name in names)
+        rows.append(_row(each) + tuple(duration(middle(r).seconds) if r else "" for r in peers))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def figures(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as JSON: every duration, and what the median run requested."""
+    sides = {"stock": comparison.stock, "fork": comparison.fork}
+    return {
+        "case": comparison.case.name,
+        "title": comparison.title,
+        "sides": {
+            name: {
+                "zarr": readings[0].zarr,
+                "seconds": [reading.seconds for reading in readings],
+                "requests": middle(readings).requests,
+                "bytes": middle(readings).sent,
+                "in_flight": middle(readings).in_flight,
+                "peak_memory": middle(readings).peak,
+            }
+            for name, readings in (sides | comparison.tuned | comparison.peers).items()
+        },
+    }
 
 
 def _row(comparison: Comparison) -> tuple[str, ...]:

@@ -6,17 +6,18 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from statistics import median_low
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.request import Request, urlopen
 
 from bench.cases import tile_edge
-from bench.environments import BEFORE, FORK, STOCK, prepare_measured
+from bench.environments import BEFORE, FORK, PEERS, STOCK, prepare_measured
 from tools.environment import BUILD, ROOT
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ class Settings:
     repeats: int
     fork: Path
     before: Path | None = None
+    bandwidth: float = math.inf  # of the server, in MB/s
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Self:
         """What the options of a command say."""
-        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+        given = vars(options)
+        return cls(**{each.name: given[each.name] for each in fields(cls) if each.name in given})
 
     def title(self, case: Case) -> str:
         """The title of a case, with the numbers that it has here."""
@@ -102,6 +105,21 @@ TUNED = {
 """Settings with which stock zarr may be faster, as environment variables."""
 
 
+class Side(NamedTuple):
+    """What a case is run with."""
+
+    environment: Environment
+    variables: dict[str, str]
+    peer: str | None = None  # a function of `bench/peers.py` that reads in place of zarr
+
+
+PEER_SIDES = {
+    "zarrs": Side(PEERS, {"ZARR_CODEC_PIPELINE__PATH": "zarrs.ZarrsCodecPipeline"}),
+    "TensorStore": Side(PEERS, {}, "tensorstore"),
+    "floor": Side(PEERS, {}, "floor"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """All runs of a case."""
@@ -112,6 +130,8 @@ class Comparison:
     fork: tuple[Reading, ...]
     tuned: dict[str, tuple[Reading, ...]]
     """Runs of stock zarr with each of the settings in `TUNED`, if they were made."""
+    peers: dict[str, tuple[Reading, ...]] = field(default_factory=dict)
+    """Runs of other libraries, of those that can do this."""
 
     @property
     def best_tuned(self) -> tuple[str, Reading]:
@@ -129,10 +149,11 @@ class Comparison:
     @property
     def problems(self) -> list[str]:
         """What makes the comparison void."""
-        readings = (*self.stock, *self.fork, *itertools.chain(*self.tuned.values()))
+        others = itertools.chain(*self.tuned.values(), *self.peers.values())
+        readings = (*self.stock, *self.fork, *others)
         found = sorted({f"{r.zarr}: {problem}" for r in readings for problem in r.problems})
         if len({reading.digest for reading in readings}) > 1:
-            found.append("stock zarr and the fork did not read the same values")
+            found.append("not all sides read the same values")
         return found
 
 
@@ -145,15 +166,18 @@ def middle(readings: Sequence[Reading]) -> Reading:
 class Laboratory:
     """The environments, the arrays and the servers that a measurement needs, while it is open."""
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, progress: Progress, *, peers: Sequence[str] = ()
+    ) -> None:
         self.settings = settings
         self._progress = progress
+        self._peers = peers
         self._servers: dict[float, str] = {}
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.redirect_stdout(sys.stderr):
-            prepare_measured(self.settings.fork, self.settings.before)
+            prepare_measured(self.settings.fork, self.settings.before, peers=bool(self._peers))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -181,12 +205,10 @@ class Laboratory:
         for case in cases:
             self._make_array(case)
         stock = BEFORE if self.settings.before else STOCK
-        sides: dict[str, tuple[Environment, dict[str, str]]] = {
-            "stock": (stock, {}),
-            "fork": (FORK, {}),
-        }
+        sides = {"stock": Side(stock, {}), "fork": Side(FORK, {})}
         if tuned:
-            sides |= {name: (stock, variables) for name, variables in TUNED.items()}
+            sides |= {name: Side(stock, variables) for name, variables in TUNED.items()}
+        sides |= {name: PEER_SIDES[name] for name in self._peers}
         batches = [[case] for case in cases] if alone else [cases]
         readings: dict[tuple[str, str], list[Reading]] = {}
         repeats = self.settings.repeats
@@ -195,7 +217,7 @@ class Laboratory:
                 # What runs first may find the machine in another state, so they take turns in it.
                 for side in sorted(sides, reverse=repeat % 2 == 0):
                     turn = f"{side}, {repeat + 1} of {repeats}"
-                    for case, reading in self._run(batch, *sides[side], turn):
+                    for case, reading in self._run(batch, sides[side], turn):
                         readings.setdefault((case.name, side), []).append(reading)
         return [
             Comparison(
@@ -204,37 +226,43 @@ class Laboratory:
                 tuple(readings[case.name, "stock"]),
                 tuple(readings[case.name, "fork"]),
                 {name: tuple(readings[case.name, name]) for name in TUNED} if tuned else {},
+                {
+                    name: tuple(readings[case.name, name])
+                    for name in PEER_SIDES
+                    if (case.name, name) in readings
+                },
             )
             for case in cases
         ]
 
-    def _run(
-        self, cases: Sequence[Case], side: Environment, variables: dict[str, str], turn: str
-    ) -> Iterator[tuple[Case, Reading]]:
+    def _run(self, cases: Sequence[Case], side: Side, turn: str) -> Iterator[tuple[Case, Reading]]:
         """Run cases in one process. They share the server of the first."""
         asked = cases[0].latency_ms
         url = self._serve(self.settings.latency_ms if asked is None else asked)
         size, chunk = str(self.settings.size), str(self.settings.chunk)
-        worker = [str(side.python), str(ROOT / "bench" / "worker.py"), "--url", url]
+        worker = [str(side.environment.python), str(ROOT / "bench" / "worker.py"), "--url", url]
         options = ["--data", str(DATA), "--size", size, "--chunk", chunk]
-        with _Child([*worker, *options], variables) as child:
+        options += ["--peer", side.peer] if side.peer else []
+        with _Child([*worker, *options], side.variables) as child:
             for case in cases:
                 self._progress.step(f"{self.settings.title(case)} ({turn})")
                 outcome = child.ask(case.name)
                 if outcome is None:
-                    raise TrialFailed(
-                        f"{case.name} failed in {side.path.name}:\n{child.complaint()}"
-                    )
-                yield case, _reading(case, outcome, _requests(url))
+                    raise TrialFailed(f"{case.name} failed ({turn}):\n{child.complaint()}")
+                if outcome:  # nothing: a peer that cannot do this
+                    yield case, _reading(case, outcome, _requests(url))
             if child.end():
-                raise TrialFailed(f"{side.path.name} did not end well:\n{child.complaint()}")
+                raise TrialFailed(f"{turn} did not end well:\n{child.complaint()}")
 
     def _serve(self, latency_ms: float) -> str:
         """The address of a server that waits so long before each answer."""
         if latency_ms not in self._servers:
-            server = [sys.executable, str(ROOT / "tests" / "range_server.py"), str(DATA)]
+            server = [sys.executable, str(ROOT / "bench" / "server.py"), str(DATA)]
             child = self._open.enter_context(
-                _Child([*server, "--latency-ms", str(latency_ms), "--listings"])
+                _Child(
+                    [*server, "--latency-ms", str(latency_ms), "--listings"]
+                    + ["--bandwidth", str(self.settings.bandwidth)]
+                )
             )
             started = child.next()
             if started is None:

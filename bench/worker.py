@@ -21,6 +21,7 @@ import zarr
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.cases import CASES, Case, Source, Trial
+from bench.peers import PEERS
 
 
 def peak_memory() -> int | None:
@@ -54,9 +55,11 @@ def reported(trial: Trial) -> dict[str, Any] | None:
     return dataclasses.asdict(report)
 
 
-def run(case: Case, source: Source) -> dict[str, Any]:
+def run(case: Case, source: Source, peer: str | None) -> dict[str, Any] | None:
     """Read as often as the case asks for. Moments are of the clock that the server uses too."""
-    trial = case.prepare(source)
+    trial = PEERS[peer](case.name, source) if peer else case.prepare(source)
+    if trial is None:
+        return None
     trial.warm_up()
     baseline = peak_memory()
     started, seconds, values = time.monotonic(), [], None
@@ -66,7 +69,7 @@ def run(case: Case, source: Source) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
     outcome = {
         "case": case.name,
-        "zarr": zarr.__version__,
+        "zarr": peer or zarr.__version__,
         "started": started,
         "ended": time.monotonic(),
         "seconds": sorted(seconds)[len(seconds) // 2],
@@ -76,7 +79,7 @@ def run(case: Case, source: Source) -> dict[str, Any]:
         "problems": trial.problems(),
     }
     del values  # it may fill half of the memory
-    return outcome | {"report": reported(trial)}
+    return outcome | {"report": None if peer else reported(trial)}
 
 
 def main() -> None:
@@ -86,10 +89,12 @@ def main() -> None:
     parser.add_argument("--url", required=True, help="of the server that serves the folder")
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--chunk", type=int, default=64)
+    parser.add_argument("--peer", choices=[*PEERS], help="read with this instead of zarr")
     options = parser.parse_args()
     source = Source(options.data, options.url, options.size, options.chunk)
     for name in sys.stdin:
-        print(json.dumps(run(CASES[name.strip()], source)), flush=True)
+        outcome = run(CASES[name.strip()], source, options.peer)
+        print(json.dumps(outcome or {}), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from bench.tables import (
     HEADINGS,
     duration,
     factor,
+    figures,
     markdown,
     reports,
     side_by_side,
@@ -81,7 +82,7 @@ def test_requests_and_bytes_are_those_of_one_round() -> None:
 def test_different_values_are_a_problem() -> None:
     assert comparison([reading(1)], [reading(1)]).problems == []
     differing = comparison([reading(1)], [reading(1), reading(1, digest="other")])
-    assert differing.problems == ["stock zarr and the fork did not read the same values"]
+    assert differing.problems == ["not all sides read the same values"]
     unseen = comparison([reading(1)], [reading(1, zarr="fork", problems=("saw nothing",))] * 2)
     assert unseen.problems == ["fork: saw nothing"]
 
@@ -157,3 +158,20 @@ def test_factor(value: float, text: str) -> None:
 
 def test_cases_are_registered_under_their_names() -> None:
     assert all(name == case.name for name, case in CASES.items())
+
+
+def test_other_libraries_have_columns() -> None:
+    beside = Comparison(
+        CASE, CASE.title, (reading(2),), (reading(1),), {}, {"floor": (reading(0.5), reading(0.5))}
+    )
+    without = comparison([reading(2)], [reading(1)])
+    headings, _, first, second = markdown([beside, without]).splitlines()
+    assert headings.endswith("| floor |")
+    assert first.endswith("| 500 ms |")
+    assert second.endswith("|  |")
+    sides = figures(beside)["sides"]
+    assert {name: side["seconds"] for name, side in sides.items()} == {
+        "stock": [2],
+        "fork": [1],
+        "floor": [0.5, 0.5],
+    }
