@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import aclosing, nullcontext, suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import partial
 from itertools import batched, chain
 from typing import TYPE_CHECKING, cast
@@ -28,6 +28,9 @@ type FetchedChunks = Sequence[tuple[int, Buffer | None]]
 DECODED_PER_SHARE = 1 << 20
 """Decoded size, in bytes, of the chunks that a thread is given at a time. Decoding them takes much
 longer than starting the thread."""
+
+decode_pool: ContextVar[Executor | None] = ContextVar("decode_pool", default=None)
+"""The threads that decode for the running task, if it has threads of its own."""
 
 
 async def _async_read_fallback(
@@ -264,7 +267,7 @@ async def _process_as_fetched(
 async def _run_in_thread[T, V](pool: Executor | None, func: Callable[[T], V], argument: T) -> V:
     """Run `func(argument)` on a thread, and wait until it has ended, even if cancelled."""
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(pool, copy_context().run, func, argument)
+    future = loop.run_in_executor(decode_pool.get() or pool, copy_context().run, func, argument)
     try:
         return await asyncio.shield(future)
     finally:

@@ -6,16 +6,13 @@ import asyncio
 import atexit
 import os
 import re
-from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import wait
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from copy import copy
 from dataclasses import replace
-from decimal import Decimal
 from itertools import islice
 from threading import RLock
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, cast
 from weakref import WeakSet, finalize
 
@@ -32,11 +29,11 @@ from zarr.core.sync import SyncError, _get_loop, sync
 from zarr.experimental._block_reader import (
     CLOSE_SECONDS,
     Block,
+    BlockSource,
     BlockStreamStats,
-    StreamLoop,
-    Window,
+    Outcome,
+    Reader,
 )
-from zarr.experimental._block_source import OVERHEAD, BlockSource, FetchLimit
 from zarr.storage import LocalStore, MemoryStore
 
 if TYPE_CHECKING:
@@ -45,16 +42,12 @@ if TYPE_CHECKING:
     from zarr.core.buffer import NDArrayLikeOrScalar
     from zarr.core.chunk_grids import DimensionGrid
     from zarr.core.indexing import BasicSelection, Fields
-    from zarr.experimental._block_reader import Outcome
-    from zarr.experimental._block_source import Piece, Span
 
     type AnyArray = Array[Any] | AsyncArray[Any]
 
 __all__ = ["Block", "BlockStream", "BlockStreamStats", "read_block", "read_block_async"]
 
 IO_CONCURRENCY = 32  # requests in flight where `async.concurrency` is at its default
-WINDOWS = 4  # how many windows of full size fit into the budget
-MAX_BLOCKS = 256  # of a window: the first has one, and each one more than were begun before it
 
 
 def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeOrScalar:
@@ -91,10 +84,9 @@ def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeO
     """
     source = _async_array(array)
     indexer, fields = _block(source, coords)
-    here = _read_on_this_thread(source) if len(list(islice(indexer, 2))) == 1 else None
-    reading = (here or source)._get_selection(
-        indexer, prototype=default_buffer_prototype(), fields=fields
-    )
+    here = _on_this_thread(source) if len(list(islice(indexer, 2))) == 1 else None
+    prototype = default_buffer_prototype()
+    reading = (here or source)._get_selection(indexer, prototype=prototype, fields=fields)
     if here is None:
         return sync(reading)
     try:
@@ -107,17 +99,7 @@ def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeO
 async def read_block_async(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeOrScalar:
     """Read a block of an array, as `read_block` does, without blocking the event loop.
 
-    Parameters
-    ----------
-    array
-        The array. An `AsyncArray` is read in the event loop that runs, an `Array` in zarr's.
-    coords
-        Which block, as for `read_block`.
-
-    Returns
-    -------
-    NDArrayLike
-        The block.
+    An `AsyncArray` is read in the event loop that runs, an `Array` in zarr's.
     """
     source = _async_array(array)
     indexer, fields = _block(source, coords)
@@ -149,7 +131,7 @@ class _CallingThread(FusedCodecPipeline):
         return self.read_sync(batch_info, out, drop_axes)
 
 
-def _read_on_this_thread(array: AsyncArray[Any]) -> AsyncArray[Any] | None:
+def _on_this_thread(array: AsyncArray[Any]) -> AsyncArray[Any] | None:
     """The array, such that it reads a chunk on the thread that calls it, or `None` if it cannot.
 
     Stores of other kinds, and codecs of other packages, may count on the event loop.
@@ -207,7 +189,8 @@ class BlockStream(Generic[T]):
         How many requests to stores are in flight at once. By default 32, or `async.concurrency` if
         that was set.
     decode_threads
-        How many threads decode at once. By default the number of CPUs.
+        How many threads decode at once. By default the number of CPUs. Codecs of other packages
+        are called by zarr's own threads.
     transform
         Called with each block on one of these threads. What it returns is delivered in place of
         the block.
@@ -254,23 +237,19 @@ class BlockStream(Generic[T]):
         default = config.get("async.concurrency")
         if default is None or default == config.defaults[0]["async"]["concurrency"]:
             default = IO_CONCURRENCY
-        self._budget = _parse_nbytes(readahead_bytes)
+        self._sources, self._axis = sources, axis
         self._options = (
+            _parse_nbytes(readahead_bytes),
             _positive("io_concurrency", io_concurrency, default),
             _positive("decode_threads", decode_threads, os.cpu_count() or 1),
             transform,
         )
         given = arrays.values() if isinstance(arrays, Mapping) else [arrays]
         self._is_async = any(isinstance(array, AsyncArray) for array in given)
-        self._sources, self._axis = sources, axis
-        self._is_sized = all(source.is_sized for source in sources.values())
         self._lock = RLock()  # a signal handler may look at the stream, or close it
-        self._loop: StreamLoop | None = None
-        self._windows: deque[Window] = deque()  # that are read, or were and have blocks left
-        self._plan: Any = None  # the next window
-        self._last: dict[str, Piece | None] = dict.fromkeys(sources)
-        self._begun = self._taken = 0  # blocks
-        self._taken_at = 0.0
+        self._reader: Reader | None = None
+        self._window: Future[list[Outcome]] | None = None  # whose blocks are being delivered
+        self._taken = 0  # blocks
         self._failed_at: int | None = None
         self._closed = False
 
@@ -282,39 +261,26 @@ class BlockStream(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        since = perf_counter()
         while True:
-            window = self._next_window(_get_loop)
-            if not window.reading.done():
-                if asyncio._get_running_loop() is (self._loop and self._loop.limit.home):
-                    raise SyncError(
-                        "A block is awaited by blocking the event loop that fetches it."
-                    )
-                wait([window.reading])
-            if (outcome := self._take(window, since)) is not None:
+            window, home = self._next_window(_get_loop)
+            if not window.done() and asyncio._get_running_loop() is home:
+                raise SyncError("A block is awaited by blocking the event loop that fetches it.")
+            wait([window])
+            if (outcome := self._take(window)) is not None:
                 return self._value(outcome)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        loop, since = asyncio.get_running_loop(), perf_counter()
+        home = asyncio.get_running_loop if self._is_async else _get_loop
         while True:
             try:
-                window = self._next_window(
-                    asyncio.get_running_loop if self._is_async else _get_loop
-                )
+                window, _ = self._next_window(home)
             except StopIteration:
                 raise StopAsyncIteration from None
-            there = asyncio.Event()
-
-            def wake(_: object, there: asyncio.Event = there) -> None:
-                with suppress(RuntimeError):  # its event loop was closed
-                    loop.call_soon_threadsafe(there.set)
-
-            window.reading.add_done_callback(wake)
-            await there.wait()
-            if (outcome := self._take(window, since)) is not None:
+            await asyncio.wait([asyncio.wrap_future(window)])
+            if (outcome := self._take(window)) is not None:
                 return self._value(outcome)
 
     def _value(self, outcome: Outcome) -> T:
@@ -325,102 +291,52 @@ class BlockStream(Generic[T]):
         finally:
             del outcome  # the traceback holds this frame
 
-    def _next_window(self, home: Callable[[], asyncio.AbstractEventLoop]) -> Window:
-        """The window that the next block is in; it may still be read."""
-        if self._loop is not None and self._loop.pid != os.getpid():
-            raise RuntimeError("A stream cannot be used after a fork. Make another one.")
+    def _next_window(
+        self, home: Callable[[], asyncio.AbstractEventLoop]
+    ) -> tuple[Future[list[Outcome]], asyncio.AbstractEventLoop]:
+        """The window that the next block is in, which may still be read, and its event loop."""
         with self._lock:
+            reader = self._reader
+            if reader is not None and reader.pid != os.getpid():
+                raise RuntimeError("A stream cannot be used after a fork. Make another one.")
             if self._taken == len(self._indices):
                 raise StopIteration
             if self._failed_at is not None:
                 raise RuntimeError(f"The stream has ended: block {self._failed_at} failed.")
-            if self._closed or (self._loop is not None and self._loop.closed):
+            if self._closed or (reader is not None and reader.closed):
                 raise ValueError("The stream of blocks is closed.")
-            if self._loop is None:
-                concurrency, threads, transform = self._options
-                limit = FetchLimit(home(), concurrency)
-                self._loop = StreamLoop(
-                    self._sources, self._axis, limit, threads, transform, len(self)
-                )
-                _loops.add(self._loop)
-                # When a program ends, its loops are stopped together.
-                finalize(self, self._loop.cancel).atexit = False
-            if not self._windows:
-                self._begin_windows(self._loop)
-            if not (windows := self._windows):  # a signal handler has closed the stream
-                raise ValueError("The stream of blocks is closed.")
-            return windows[0]
+            if reader is None:
+                reader = Reader(self._sources, self._axis, self._indices, home(), *self._options)
+                _readers.add(reader)
+                # When a program ends, its readers are stopped together.
+                finalize(self, reader.cancel).atexit = False
+                self._reader = reader
+            if self._window is None:
+                self._window = reader.begin_next_window()
+            return self._window, reader.home
 
-    def _begin_windows(self, loop: StreamLoop) -> None:
-        """Begin to read windows for as long as the budget allows it, and at least one."""
-        while self._begun < len(self._indices) and not self._closed:
-            unread = [window.is_read() for window in self._windows].count(False)
-            # What blocks take in memory shows once some are read; blocks of text differ.
-            is_known = self._taken > 0 and (self._is_sized or unread < self._taken)
-            if self._windows and not is_known:
-                return
-            if self._plan is None:
-                self._plan = self._next_plan(loop.growth)
-            positions, spans, pieces, nbytes = self._plan
-            in_flight = sum(window.nbytes for window in self._windows) + nbytes
-            if self._windows and in_flight > self._budget:
-                return
-            indices = [self._indices[position] for position in positions]
-            self._windows.append(Window(loop.read(indices, spans, pieces), nbytes))
-            self._plan, self._begun, stop = None, positions.stop, spans[-1][1]
-            for name, of_array in pieces.items():
-                # The next window goes on in the piece that this one ends in.
-                self._last[name] = next((p for p in of_array if p.start < stop < p.stop), None)
-            stats, blocks = loop.stats, self._begun - self._taken
-            stats.max_nbytes_in_flight = max(stats.max_nbytes_in_flight, in_flight)
-            stats.max_blocks_in_flight = max(stats.max_blocks_in_flight, blocks)
-
-    def _next_plan(self, growth: float) -> tuple[range, list[Span], dict[str, list[Piece]], int]:
-        """The positions of the next window, the rows of its blocks, and what to read for them."""
-        count = min(self._begun + 1, MAX_BLOCKS, len(self._indices) - self._begun)
-        while True:
-            positions = range(self._begun, self._begun + count)
-            spans = [self._span(position) for position in positions]
-            pieces = {n: s.pieces(spans, self._last[n]) for n, s in self._sources.items()}
-            # Encoded and decoded, or in pieces and as blocks: about twice what the shapes say.
-            expected = sum(piece.nbytes for of_array in pieces.values() for piece in of_array)
-            nbytes = int(2 * growth * expected)
-            if count == 1 or nbytes <= self._budget / WINDOWS:
-                return positions, spans, pieces, nbytes
-            count //= 2
-
-    def _span(self, position: int) -> Span:
-        start = self._axis.chunk_offset(self._indices[position])
-        return start, start + self._axis.data_size(self._indices[position])
-
-    def _take(self, window: Window, since: float) -> Outcome | None:
-        """Take a block of a window, waited for since then; `None` if it has none any more."""
+    def _take(self, window: Future[list[Outcome]]) -> Outcome | None:
+        """Take a block of a window that was read; `None` if it has none any more."""
         with self._lock:
-            windows = self._windows  # which `close` replaces
-            if self._loop is None or self._loop.closed or not windows or windows[0] is not window:
+            reader = self._reader
+            if self._window is not window or reader is None or reader.closed:
                 return None
-            if not window.is_read() or not window.outcomes:
-                return None
-            outcome, stats, now = window.outcomes.pop(), self._loop.stats, perf_counter()
+            if window.cancelled() or window.exception() is not None:
+                outcomes = [Outcome(error=_error(window))]
+            else:
+                outcomes = window.result()
+            outcome = outcomes.pop()
+            if not outcomes:
+                self._window = None
             if outcome.error is not None:
                 self._failed_at = self._indices[self._taken]
-                self._windows = deque()
-                self._loop.cancel()
+                reader.cancel()
                 return outcome
-            fetching = min(now - since, max(0.0, self._loop.limit.fetched_at - since))
-            stats.io_seconds += fetching
-            stats.decode_seconds += now - since - fetching
-            if all(each.is_read() for each in windows):
-                stats.consumer_seconds += now - max(self._taken_at, self._loop.read_at)
-            stats.blocks += 1
-            stats.nbytes += outcome.nbytes
-            self._taken, self._taken_at = self._taken + 1, now
-            window.nbytes -= outcome.nbytes + OVERHEAD
-            if not window.outcomes:
-                windows.popleft()
-            self._begin_windows(self._loop)
+            self._taken += 1
+            reader.stats.blocks += 1
+            reader.stats.nbytes += outcome.nbytes
             if self._taken == len(self._indices):
-                self._loop.cancel()
+                reader.cancel()
             return outcome
 
     def __enter__(self) -> Self:
@@ -441,11 +357,11 @@ class BlockStream(Generic[T]):
     def close(self) -> None:
         """Cancel what is in flight. To ask for a block from here on is an error."""
         self._closed = True
-        if self._loop is not None and self._loop.pid == os.getpid():
-            with self._lock:
-                self._windows = deque()
-                self._loop.cancel()
-            self._loop.wait()
+        if (reader := self._reader) is not None:
+            reader.cancel()
+            if self._window is not None:
+                self._window.cancel()
+            reader.wait()
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
@@ -454,12 +370,14 @@ class BlockStream(Generic[T]):
     @property
     def stats(self) -> BlockStreamStats:
         """What the stream has done so far."""
-        with self._lock:
-            if self._loop is None:
-                return BlockStreamStats()
-            nbytes = 0 if self._loop.closed else sum(window.nbytes for window in self._windows)
-            requests = self._loop.limit.requests
-            return replace(self._loop.stats, nbytes_in_flight=nbytes, requests=requests)
+        if (reader := self._reader) is None:
+            return BlockStreamStats()
+        nbytes = 0 if reader.closed else reader.nbytes_in_flight()
+        return replace(reader.stats, nbytes_in_flight=nbytes)
+
+
+def _error(window: Future[Any]) -> BaseException | None:
+    return asyncio.CancelledError() if window.cancelled() else window.exception()
 
 
 def _sources(arrays: AnyArray | Mapping[str, AnyArray], selection: Any) -> dict[str, BlockSource]:
@@ -526,9 +444,7 @@ def _chosen(
     if start is not None or stop is not None:
         raise ValueError("Give either start and stop, or blocks.")
     if not isinstance(blocks, Iterable):
-        raise TypeError(
-            f"blocks must be several block indices, such as [{blocks!r}], got {blocks!r}."
-        )
+        raise TypeError(f"blocks must be several indices, such as [{blocks!r}], got {blocks!r}.")
     return [checked(block, count) for block in blocks]
 
 
@@ -543,11 +459,12 @@ def _positive(name: str, value: int | None, default: int) -> int:
 def _parse_nbytes(size: int | str) -> int:
     """A number of bytes, from a number or from text such as `"64MiB"`, `"1.5 GB"` or `"4096"`."""
     nbytes: Any = size
-    if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)(i?)b)?\s*", size.lower())
-        if match is not None:
-            power = " kmgt".index(match[2] or " ")
-            nbytes = int(Decimal(match[1]) * (1024 if match[3] else 1000) ** power)
+    if isinstance(size, str) and (
+        match := re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)(i?)b)?\s*", size.lower())
+    ):
+        nbytes = int(
+            float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
+        )
     if not is_integer(nbytes) or nbytes < 1:
         raise ValueError(
             "readahead_bytes must be a positive whole number of bytes, or text with a unit such as "
@@ -556,22 +473,14 @@ def _parse_nbytes(size: int | str) -> int:
     return int(nbytes)
 
 
-_loops: WeakSet[StreamLoop] = WeakSet()
-
-_inherited: list[StreamLoop] = []
-"""Event loops of the process that this one was forked from. They share their selectors with it, so
-nothing here may close them."""
+_readers: WeakSet[Reader] = WeakSet()
 
 
 @atexit.register
 def _stop_all() -> None:
-    loops = [loop for loop in list(_loops) if loop.pid == os.getpid()]
-    for loop in loops:
-        loop.cancel()
+    readers = [reader for reader in list(_readers) if reader.pid == os.getpid()]
+    for reader in readers:
+        reader.cancel()
     until = monotonic() + CLOSE_SECONDS
-    for loop in loops:
-        loop.wait(max(0.0, until - monotonic()))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _inherited.extend(_loops))
+    for reader in readers:
+        reader.wait(max(0.0, until - monotonic()))
