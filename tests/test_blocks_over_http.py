@@ -71,4 +71,4 @@ def test_references_into_one_file_are_merged() -> None:
             with BlockStream(array) as stream:
                 assert values(stream) == list(range(1, 101))
             # The window of each size is one range of the file.
-            assert len(server.requests) == stream.stats.requests == 7
+            assert len(server.requests) == stream.stats.requests == 4

@@ -55,7 +55,7 @@ async def test_an_error_is_not_lost_when_its_task_is_cancelled() -> None:
     """Not even if the store takes its time when the stream closes itself."""
     store = SlowStore()
     array = numbers(store)
-    store.slow_from, store.stubborn = 5, threading.Event()
+    store.slow_from, store.stubborn = 9, threading.Event()
 
     def refuse(block: Block) -> int:
         if block.index == 2:

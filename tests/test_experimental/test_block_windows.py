@@ -109,7 +109,7 @@ def test_rows_of_a_shard_are_read_without_the_shard(decoded: list[int]) -> None:
             np.testing.assert_array_equal(block.array, values[block.span])
             assert block.array.shape == (64, 1024)
     assert len(decoded) == 6 * 16
-    windows, index_nbytes = 3, 16 * 16 * 16 + 4  # windows of 1, 2 and 3 blocks
+    windows, index_nbytes = 2, 16 * 16 * 16 + 4  # windows of 1 and 5 blocks
     assert store.nbytes == sum(decoded) + windows * index_nbytes
     decoded.clear()
     with BlockStream(array, block_length=64) as stream:
@@ -134,7 +134,7 @@ def test_neighbours_in_a_list_of_blocks_are_read_together() -> None:
         blocks = list(stream)
     assert [block.index for block in blocks] == [*wanted[:-1], 19]
     assert [block.array[0] for block in blocks] == [2 * block.index for block in blocks]
-    # Windows of 1, 2, 4 and 3 blocks; a chunk by itself is read with `get`.
+    # Windows of 1, 8 and 1 blocks; a chunk by itself is read with `get`.
     assert calls == [2, 4]
     assert blocks[7].array is not blocks[8].array
     assert not np.shares_memory(blocks[7].array, blocks[8].array)
@@ -178,8 +178,7 @@ def test_limits_of_several_streams_are_apart(shards: Any, monkeypatch: pytest.Mo
     most: Counter[int] = Counter()
 
     def spy(self: ZstdCodec, chunk: Buffer, spec: Any) -> Buffer:
-        if threading.current_thread().name != "zarr_block_decode":
-            return decode(self, chunk, spec)
+        assert threading.current_thread().name == "zarr_block_decode"
         with lock:
             running[self.level] += 1
             most[self.level] = max(most[self.level], running[self.level])
@@ -209,8 +208,8 @@ def test_limits_of_several_streams_are_apart(shards: Any, monkeypatch: pytest.Mo
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(read, arrays, (2, 5), (3, 1))) == [160, 160]
     assert [store.most for store in stores] == [2, 5]
-    assert most[2] <= 1
-    assert most[1] <= 3
+    assert most[2] == 1
+    assert most[1] in (2, 3)
 
 
 def test_asynchronous_arrays_belong_to_the_loop_that_runs() -> None:

@@ -41,8 +41,7 @@ async def _async_read_fallback(
 ) -> tuple[GetResult, ...]:
     """Read whole chunks: request all of them together, and decode them as they arrive.
 
-    Several chunks are decoded on threads if the codecs are known to allow it. Otherwise
-    `pipeline.decode` is called.
+    They are decoded on threads if the codecs allow it, or else by `pipeline.decode`.
     """
     results: list[GetResult | None] = [None] * len(batch)
 
@@ -58,8 +57,9 @@ async def _async_read_fallback(
         for (index, _), chunk in zip(chunks, decoded, strict=True):
             scatter(index, chunk)
 
-    many = len(batch) > 1 or isinstance(pipeline, FusedCodecPipeline)
-    transform = _thread_transform(pipeline) if many else None
+    # A single chunk that is not compressed is not worth a switch to a thread.
+    inline = len(batch) == 1 and not getattr(pipeline, "bytes_bytes_codecs", True)
+    transform = None if inline else _thread_transform(pipeline)
     if transform is None:
         process = decode
         size = max(1, getattr(pipeline, "batch_size", 1))

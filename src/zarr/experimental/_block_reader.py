@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zarr.experimental.block_stream")
 
 WINDOWS = 4  # how many windows of full size fit into the budget
-MAX_BLOCKS = 256  # of a window: the first has one, and each one more than were begun before it
+MAX_BLOCKS = 256  # of a window: the first has one, and each eight times those before it
 OVERHEAD = 1 << 10  # bytes that a chunk or a block takes in memory besides its data, about
 ITEM_NBYTES = 16  # of an element of variable length, before some are read
 CLOSE_SECONDS = 1.0  # how long to wait until what was cancelled has ended
@@ -405,7 +405,7 @@ class Reader:
 
     def _plan(self) -> Window:
         """The next window."""
-        count = min(self._begun + 1, MAX_BLOCKS, len(self._indices) - self._begun)
+        count = min(8 * self._begun or 1, MAX_BLOCKS, len(self._indices) - self._begun)
         while True:
             indices = self._indices[self._begun : self._begun + count]
             starts = [(index, self._axis.chunk_offset(index)) for index in indices]

@@ -263,9 +263,10 @@ class BlockStream(Generic[T]):
     def __next__(self) -> T:
         while True:
             window, home = self._next_window(_get_loop)
-            if not window.done() and asyncio._get_running_loop() is home:
-                raise SyncError("A block is awaited by blocking the event loop that fetches it.")
-            wait([window])
+            if not window.done():
+                if asyncio._get_running_loop() is home:
+                    raise SyncError("A block is awaited by blocking the loop that fetches it.")
+                wait([window])
             if (outcome := self._take(window)) is not None:
                 return self._value(outcome)
 
@@ -279,7 +280,8 @@ class BlockStream(Generic[T]):
                 window, _ = self._next_window(home)
             except StopIteration:
                 raise StopAsyncIteration from None
-            await asyncio.wait([asyncio.wrap_future(window)])
+            if not window.done():
+                await asyncio.wait([asyncio.wrap_future(window)])
             if (outcome := self._take(window)) is not None:
                 return self._value(outcome)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, nullcontext, suppress
+from contextvars import copy_context
 from itertools import batched, chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+    from concurrent.futures import Executor
 
 
 # overlay: after _decoded_nbytes
@@ -40,6 +42,19 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
     async with aclosing(groups) if hasattr(groups, "aclose") else nullcontext():
         async for group in groups:
             yield group
+
+
+# overlay: after _process_as_fetched
+async def _run_in_thread[T, V](pool: Executor | None, func: Callable[[T], V], argument: T) -> V:
+    """Run `func(argument)` on a thread, and wait until it has ended, even if cancelled."""
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(pool, copy_context().run, func, argument)
+    try:
+        return await asyncio.shield(future)
+    finally:
+        while not future.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
 
 
 # overlay: after _run_in_thread
