@@ -30,10 +30,6 @@ from zarr.errors import ChunkNotFoundError
 from zarr.experimental.block_stream import Block, BlockStream, BlockStreamStats
 from zarr.storage import LocalStore, MemoryStore
 
-pytest.importorskip("fsspec", minversion="2024.12.0")
-pytest.importorskip("aiohttp")
-
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
