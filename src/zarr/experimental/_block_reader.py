@@ -427,6 +427,7 @@ class Reader:
             outcomes = await self._read_alone(window)
         else:
             outcomes = await run(self._pool, self._cut, window)
+        window.pieces = {}  # the memory of what was cut into blocks
         if (transform := self._transform) is not None:
             jobs = [run(self._pool, transformed, transform, outcome) for outcome in outcomes]
             outcomes = await asyncio.gather(*jobs)
