@@ -28,8 +28,8 @@ def make_parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {case.name:20} {case.title}" for case in CASES.values())
     parser = argparse.ArgumentParser(
         prog="bench/measure.py",
-        description="Measure cases with stock zarr, with stock zarr tuned (the better of "
-        "async.concurrency = 128 and FusedCodecPipeline) and with this fork, alternating, in separate "
+        description="Measure cases with stock zarr and this fork, both as they are and tuned (the better of "
+        "async.concurrency = 128 and FusedCodecPipeline), alternating, in separate "
         "processes, and print a Markdown table.",
         epilog=f"cases:\n{listed.format(tile='640')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

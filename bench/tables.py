@@ -74,8 +74,8 @@ def reports(comparisons: Sequence[Comparison]) -> list[str]:
 def markdown(comparisons: Sequence[Comparison]) -> str:
     """A table with a row for each comparison."""
     stock, fork = (f"zarr {side[0].zarr}" for side in (comparisons[0].stock, comparisons[0].fork))
-    headings = ("case", "read", stock, "tuned", fork, "to stock", "to tuned", "requests", "data")
-    headings += ("peak memory",)
+    headings = ("case", "read", stock, "tuned", fork, "tuned", "to stock", "both tuned")
+    headings += ("requests", "data", "peak memory")
     names = sorted({name for comparison in comparisons for name in comparison.peers})
     headings += tuple(names)
     rows = [headings, ("---",) * len(headings)]
@@ -100,7 +100,12 @@ def figures(comparison: Comparison) -> dict[str, Any]:
                 "in_flight": middle(readings).in_flight,
                 "peak_memory": middle(readings).peak,
             }
-            for name, readings in (sides | comparison.tuned | comparison.peers).items()
+            for name, readings in (
+                sides
+                | comparison.tuned
+                | {f"fork {name}": tuned for name, tuned in comparison.fork_tuned.items()}
+                | comparison.peers
+            ).items()
         },
     }
 
@@ -108,6 +113,7 @@ def figures(comparison: Comparison) -> dict[str, Any]:
 def _row(comparison: Comparison) -> tuple[str, ...]:
     stock, fork = middle(comparison.stock), middle(comparison.fork)
     how, tuned = comparison.best_tuned
+    fork_how, fork_tuned = comparison.best_fork
     over_http = bool(stock.requests)
     return (
         f"`{comparison.case.name}`",
@@ -115,8 +121,9 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
         duration(stock.seconds),
         f"{duration(tuned.seconds)} ({how})",
         duration(fork.seconds),
+        f"{duration(fork_tuned.seconds)} ({fork_how})",
         factor(comparison.faster),
-        factor(tuned.seconds / fork.seconds),
+        factor(tuned.seconds / fork_tuned.seconds),
         f"{stock.requests:,} → {fork.requests:,}" if over_http else "",
         f"{volume(stock.sent)} → {volume(fork.sent)}" if over_http else "",
         _memory(comparison),

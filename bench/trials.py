@@ -102,7 +102,7 @@ TUNED = {
     "128": {"ZARR_ASYNC__CONCURRENCY": "128"},
     "Fused": {"ZARR_CODEC_PIPELINE__PATH": "zarr.core.codec_pipeline.FusedCodecPipeline"},
 }
-"""Settings with which stock zarr may be faster, as environment variables."""
+"""Settings with which zarr may be faster, as environment variables."""
 
 
 class Side(NamedTuple):
@@ -131,15 +131,19 @@ class Comparison:
     tuned: dict[str, tuple[Reading, ...]]
     """Runs of stock zarr with each of the settings in `TUNED`, if they were made."""
     peers: dict[str, tuple[Reading, ...]] = field(default_factory=dict)
+    fork_tuned: dict[str, tuple[Reading, ...]] = field(default_factory=dict)
+    """Runs of the fork with each of the settings in `TUNED`, if they were made."""
     """Runs of other libraries, of those that can do this."""
 
     @property
     def best_tuned(self) -> tuple[str, Reading]:
         """The setting that makes stock zarr fastest, and its reading of median duration."""
-        readings = {name: middle(tuned) for name, tuned in self.tuned.items()}
-        return min(
-            {"default": middle(self.stock), **readings}.items(), key=lambda at: at[1].seconds
-        )
+        return _fastest({"default": self.stock, **self.tuned})
+
+    @property
+    def best_fork(self) -> tuple[str, Reading]:
+        """The same for the fork."""
+        return _fastest({"default": self.fork, **self.fork_tuned})
 
     @property
     def faster(self) -> float:
@@ -149,7 +153,9 @@ class Comparison:
     @property
     def problems(self) -> list[str]:
         """What makes the comparison void."""
-        others = itertools.chain(*self.tuned.values(), *self.peers.values())
+        others = itertools.chain(
+            *self.tuned.values(), *self.peers.values(), *self.fork_tuned.values()
+        )
         readings = (*self.stock, *self.fork, *others)
         found = sorted({f"{r.zarr}: {problem}" for r in readings for problem in r.problems})
         if len({reading.digest for reading in readings}) > 1:
@@ -161,6 +167,11 @@ def middle(readings: Sequence[Reading]) -> Reading:
     """The reading of median duration."""
     seconds = median_low(reading.seconds for reading in readings)
     return next(reading for reading in readings if reading.seconds == seconds)
+
+
+def _fastest(sides: dict[str, tuple[Reading, ...]]) -> tuple[str, Reading]:
+    medians = {name: middle(readings) for name, readings in sides.items()}
+    return min(medians.items(), key=lambda at: at[1].seconds)
 
 
 class Laboratory:
@@ -195,7 +206,7 @@ class Laboratory:
         alone : bool
             Give each case a process of its own. Otherwise one process runs all of them.
         tuned : bool
-            Also run stock zarr with each of the settings in `TUNED`.
+            Also run both with each of the settings in `TUNED`.
 
         Returns
         -------
@@ -208,6 +219,7 @@ class Laboratory:
         sides = {"stock": Side(stock, {}), "fork": Side(FORK, {})}
         if tuned:
             sides |= {name: Side(stock, variables) for name, variables in TUNED.items()}
+            sides |= {f"fork {name}": Side(FORK, variables) for name, variables in TUNED.items()}
         sides |= {name: PEER_SIDES[name] for name in self._peers}
         batches = [[case] for case in cases] if alone else [cases]
         readings: dict[tuple[str, str], list[Reading]] = {}
@@ -231,6 +243,9 @@ class Laboratory:
                     for name in PEER_SIDES
                     if (case.name, name) in readings
                 },
+                {name: tuple(readings[case.name, f"fork {name}"]) for name in TUNED}
+                if tuned
+                else {},
             )
             for case in cases
         ]

@@ -126,11 +126,11 @@ def test_markdown_of_a_case_that_is_not() -> None:
     unserved = comparison([reading(2, requests=0, peak=None)], [reading(1, requests=0, zarr="f")])
     headings, rule, row = markdown([unserved]).splitlines()
     assert headings.startswith(
-        "| case | read | zarr 3.4.2 | tuned | zarr f | to stock | to tuned |"
+        "| case | read | zarr 3.4.2 | tuned | zarr f | tuned | to stock | both tuned |"
     )
     assert headings.count("|") == rule.count("|") == row.count("|")
     assert row.startswith(
-        "| `whole` | whole array | 2.00 s | 2.00 s (default) | 1.00 s | 2.00x | 2.00x |  |  |"
+        "| `whole` | whole array | 2.00 s | 2.00 s (default) | 1.00 s | 1.00 s (default) | 2.00x | 2.00x |"
     )
 
 
@@ -175,3 +175,11 @@ def test_other_libraries_have_columns() -> None:
         "fork": [1],
         "floor": [0.5, 0.5],
     }
+
+
+def test_the_fork_is_tuned_as_well() -> None:
+    tuned = {"128": (reading(1),), "Fused": (reading(3),)}
+    faster = {"128": (reading(0.7),), "Fused": (reading(0.4),)}
+    both = Comparison(CASE, CASE.title, (reading(2),), (reading(0.5),), tuned, fork_tuned=faster)
+    assert "| 1.00 s (128) | 500 ms | 400 ms (Fused) | 4.00x | 2.50x |" in markdown([both])
+    assert set(figures(both)["sides"]) == {"stock", "fork", *tuned, "fork 128", "fork Fused"}
