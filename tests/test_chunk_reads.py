@@ -186,7 +186,7 @@ def test_basic_selection(
     result = array[selection]
     np.testing.assert_array_equal(result, expected[selection])
     assert np.shape(result) == expected[selection].shape
-    if result.ndim == 0:
+    if np.ndim(result) == 0:
         assert (store.many, store.gets) == ([], ["c/1/1"] if selection == (6, 5) else ["c/4/4"])
     else:
         (keys,) = store.many
