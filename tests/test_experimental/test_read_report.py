@@ -155,16 +155,3 @@ def test_printed() -> None:
         "bytes          123,456",
         "seconds          0.500",
     ]
-
-
-@pytest.mark.parametrize(("zarr_format", "requests"), [(2, 3), (3, 1)])
-def test_members_of_a_group(zarr_format: Any, requests: int) -> None:
-    group = zarr.create_group({}, zarr_format=zarr_format)
-    for name in "abc":
-        group.create_array(name, shape=(1,), dtype="int8", attributes={"name": name})
-    group.create_group("inner")
-    with report_reads() as report:
-        members = dict(group.members())
-    assert sorted(members) == ["a", "b", "c", "inner"]
-    assert members["b"].attrs["name"] == "b"
-    assert report.requests == 4 * requests

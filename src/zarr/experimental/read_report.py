@@ -62,7 +62,8 @@ def report_reads() -> Iterator[ReadReport]:
     """Report what the process reads through zarr while a `with` block runs.
 
     The reads of all threads count, also those of a dask scheduler; those of other processes do not.
-    Chunks and metadata count. Parts of shards in memory or on a local disk do not.
+    Chunks count, and the metadata of arrays and groups that are opened. The metadata of the members
+    of a group, and single inner chunks of shards in memory or on a local disk, do not.
 
     Yields
     ------
