@@ -279,6 +279,27 @@ def large_zip(source: Source) -> Trial:
     return Trial(lambda: array[...])
 
 
+# --- through dask -----------------------------------------------------------------------------
+
+
+@case("dask-chunks", "whole array over HTTP, a dask task for each chunk")
+def dask_chunks(source: Source) -> Trial:
+    return _through_dask(source)
+
+
+@case("dask-bands", "whole array over HTTP, 8 dask tasks of 128 chunks")
+def dask_bands(source: Source) -> Trial:
+    return _through_dask(source, chunks=(source.size // 8, source.size))
+
+
+def _through_dask(source: Source, **chunks: Any) -> Trial:
+    import dask.array
+
+    array = source.http()
+    lazy = dask.array.from_zarr(array, **chunks)
+    return Trial(lambda: lazy.compute(scheduler="threads"), warm_up=lambda: array[source.one_chunk])
+
+
 # --- shards -----------------------------------------------------------------------------------
 
 

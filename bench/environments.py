@@ -26,7 +26,7 @@ BEFORE = Environment(BUILD / "demo-before")
 PEERS = Environment(BUILD / "demo-peers")
 
 # `zarr.testing`, whose `LatencyStore` is measured, imports pytest.
-BESIDE_ZARR = ("aiohttp", "pytest")
+BESIDE_ZARR = ("aiohttp", "dask[array]", "pytest")
 OTHER_LIBRARIES = ("tensorstore==0.1.86", "zarrs==0.2.3")
 FOR_THE_TOOLS = ("aiohttp", "matplotlib", "rich")
 

@@ -1,6 +1,7 @@
-"""Windows of consecutive blocks: each is one read of its arrays, which is then cut into blocks.
+"""Read blocks in windows: consecutive blocks are one read of the array, which is then cut up.
 
-Nothing here refers to the stream, so that a forgotten stream is collected, which ends its reads.
+Nothing here refers to the stream. So a stream that is no longer referenced is collected, which
+cancels its reads.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("zarr.experimental.block_stream")
 
-WINDOWS = 4  # how many windows of full size fit into the budget
-MAX_BLOCKS = 256  # of a window: the first has one, and each eight times those before it
-OVERHEAD = 1 << 10  # bytes that a chunk or a block takes in memory besides its data, about
-ITEM_NBYTES = 16  # of an element of variable length, before some are read
-CLOSE_SECONDS = 1.0  # how long to wait until what was cancelled has ended
+WINDOWS = 4  # that fit into the budget when they have their full size
+MAX_BLOCKS = 256  # in a window. The first has one, the others eight times as many as all before
+OVERHEAD = 1 << 10  # approximate memory of a chunk or a block besides its data, in bytes
+ITEM_NBYTES = 16  # expected size of an element of variable length, until some have been read
+CLOSE_SECONDS = 1.0  # how long `close` waits for cancelled reads to end
 
 
 @dataclass(slots=True)
@@ -151,7 +152,7 @@ class Window:
 
 
 class DecodePool(Executor):
-    """Threads that do not keep a program from ending."""
+    """Daemon threads, which do not delay the exit of the program."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._started, self._stopped = limit, 0, False
@@ -194,7 +195,7 @@ class DecodePool(Executor):
 
 
 class LimitedStore(WrapperStore[Store]):
-    """A store that a stream reads, of all of which it has a limited number of requests in flight."""
+    """Limits how many requests a stream has in flight, for all its stores together."""
 
     _supports_sync_io = False  # every request passes through here
     get_ranges = Store.get_ranges  # type: ignore[assignment]  # which merges, and calls `get`
@@ -259,12 +260,12 @@ class BlockSource:
         self._row_nbytes = prod(self.indexer((0, array.shape[0])).shape[1:]) * item_nbytes
 
     def indexer(self, span: Span) -> Indexer:
-        """What some rows are made of."""
+        """Return the indexer of a range of rows."""
         kind = BasicIndexer if self._is_basic else OrthogonalIndexer
         return kind((slice(*span), *self.selection), self.array.shape, self.array._chunk_grid)
 
     def within(self, reader: Reader, *, whole_shards: bool) -> BlockSource:
-        """The same source, whose requests are limited."""
+        """Return this source with limited requests."""
         source, array = copy(self), copy(self.array)
         if not whole_shards:  # what lies between inner chunks of a window is read for another one
             array = array.with_config(replace(array.config, sharding_coalesce_max_gap_bytes=0))
@@ -274,12 +275,12 @@ class BlockSource:
         return source
 
     async def read(self, span: Span) -> Any:
-        """Read some rows."""
+        """Read a range of rows."""
         read = self.array.getitem if self._is_basic else self.array.get_orthogonal_selection
         return await read((slice(*span), *self.selection))
 
     def pieces(self, spans: Sequence[Span], last: Piece | None) -> list[Piece]:
-        """The pieces that hold some rows: `last`, which was read before, and one for each run."""
+        """Return the pieces that contain the rows: `last`, and one for each run of other chunks."""
         pieces: list[Piece] = []
         chunk_at = self.chunks.index_to_chunk
         for number in sorted(
@@ -333,7 +334,7 @@ class Reader:
         self._ended.acquire()
 
     def begin_next_window(self) -> Future[list[Outcome]]:
-        """Begin to wait for the next blocks, from any thread."""
+        """Ask for the next blocks, from any thread."""
         waiting = self._next_window()
         try:
             return asyncio.run_coroutine_threadsafe(waiting, self.home)
@@ -342,12 +343,12 @@ class Reader:
             raise
 
     def count_request(self) -> None:
-        """Count an operation of a store that has ended."""
+        """Count a request that a store has served."""
         self.stats.requests += 1
         self._fetched_at = perf_counter()
 
     async def _next_window(self) -> list[Outcome]:
-        """What became of the next blocks, up to the first that failed, in reverse."""
+        """Return the outcomes of the next blocks in reverse order, up to the first failure."""
         since, stats = perf_counter(), self.stats
         if self._windows:
             self._windows.popleft()
@@ -367,13 +368,13 @@ class Reader:
         return outcomes
 
     def nbytes_in_flight(self) -> int:
-        """How many bytes are being read or wait to be taken, as they count against the budget."""
+        """Return how many bytes count against the budget: being read, or waiting to be taken."""
         return sum(window.nbytes for window in tuple(self._windows))
 
     def _begin_windows(self) -> None:
-        """Begin to read windows for as long as the budget allows it, and at least one."""
+        """Start reading windows while the budget allows it, and at least one."""
         while self._begun < len(self._indices):
-            # What blocks take in memory shows once some are read.
+            # The memory that blocks take is known once some have been read.
             if self._windows and not self._read_at:
                 return
             window = self._planned = self._planned or self._plan()
@@ -404,7 +405,7 @@ class Reader:
         return task
 
     def _plan(self) -> Window:
-        """The next window."""
+        """Plan the next window."""
         count = min(8 * self._begun or 1, MAX_BLOCKS, len(self._indices) - self._begun)
         while True:
             indices = self._indices[self._begun : self._begun + count]
@@ -412,7 +413,7 @@ class Reader:
             blocks = [(i, (start, start + self._axis.data_size(i))) for i, start in starts]
             spans = [span for _, span in blocks]
             pieces = {n: s.pieces(spans, self._last[n]) for n, s in self._sources.items()}
-            # Encoded and decoded, or in pieces and as blocks: about twice what the shapes say.
+            # Encoded and decoded, or in pieces and as blocks: about twice the size of the rows.
             expected = sum(piece.nbytes for of_array in pieces.values() for piece in of_array)
             nbytes = int(2 * self._growth * expected)
             if count == 1 or nbytes <= self._budget / WINDOWS:
@@ -435,7 +436,7 @@ class Reader:
         return outcomes
 
     def _cut(self, window: Window) -> list[Outcome]:
-        """Copy the blocks of a window out of pieces that were read."""
+        """Copy the blocks of a window from the pieces that have been read."""
         pieces = [piece for of_array in window.pieces.values() for piece in of_array]
         held = sum(held_nbytes(piece.reading.result()) for piece in pieces)
         self._growth = max(self._growth, held / max(1, sum(piece.nbytes for piece in pieces)))
@@ -454,7 +455,7 @@ class Reader:
         ]
 
     async def _read_alone(self, window: Window) -> list[Outcome]:
-        """Read each block by itself, to find out which one fails."""
+        """Read each block separately to find out which one fails."""
 
         async def read(index: int, span: Span) -> Outcome:
             arrays = {}
@@ -475,7 +476,7 @@ class Reader:
         return outcomes[: next(failed, None)]
 
     async def _failing(self, source: BlockSource, span: Span) -> str | None:
-        """The key of the first chunk of some rows that cannot be read by itself."""
+        """Return the key of the first chunk in a range of rows that cannot be read."""
         array = source.array
         for coords, *_ in source.indexer(span):
             try:
@@ -485,7 +486,7 @@ class Reader:
         return None
 
     def cancel(self) -> None:
-        """Stop, without waiting for it. May be called by the garbage collector: takes no lock."""
+        """Cancel all reads without waiting. It takes no lock: the garbage collector may call it."""
         if not self.closed:
             self.closed = True
             if self.pid == os.getpid():
@@ -507,20 +508,20 @@ class Reader:
         self._ended.release()
 
     def wait(self, timeout: float = CLOSE_SECONDS) -> None:
-        """Wait until nothing is in flight, unless that needs this very thread."""
+        """Wait until nothing is in flight, unless called in the event loop that has to do that."""
         here = asyncio._get_running_loop() is self.home
         if self.pid == os.getpid() and not here and self._ended.acquire(timeout=timeout):
             self._ended.release()
 
 
 def outcome_of(index: int, span: Span, arrays: dict[str, Any]) -> Outcome:
-    """A block that was read."""
+    """Return the outcome of a block that has been read."""
     nbytes = sum(map(held_nbytes, arrays.values()))
     return Outcome(Block(index, slice(*span), arrays), nbytes=nbytes)
 
 
 def transformed(transform: Callable[[Block], Any], outcome: Outcome) -> Outcome:
-    """What `transform` makes of a block."""
+    """Return the outcome of `transform` for a block."""
     if outcome.error is not None:
         return outcome
     try:
@@ -536,7 +537,7 @@ def _error(task: asyncio.Future[Any]) -> BaseException | None:
 
 
 def held_nbytes(array: Any) -> int:
-    """How many bytes an array holds, about, including those that its elements point to."""
+    """Return the approximate memory of an array, including what its elements point to."""
     nbytes, kind = int(array.nbytes), array.dtype.kind
     if kind == "O":
         nbytes += sum(map(getsizeof, array.flat))

@@ -118,7 +118,7 @@ def _async_array(array: Any) -> AsyncArray[Any]:
 def _block(
     array: AsyncArray[Any], coords: BasicSelection | Fields
 ) -> tuple[BlockIndexer, Fields | None]:
-    """What `array.blocks` makes of `coords`."""
+    """Return the indexer that `array.blocks` would use, and the fields."""
     fields, selection = pop_fields(coords)
     selection = cast("BasicSelection", replace_lists(ensure_tuple(selection)))
     return BlockIndexer(selection, array.shape, array._chunk_grid), fields
@@ -132,7 +132,7 @@ class _CallingThread(FusedCodecPipeline):
 
 
 def _on_this_thread(array: AsyncArray[Any]) -> AsyncArray[Any] | None:
-    """The array, such that it reads a chunk on the thread that calls it, or `None` if it cannot.
+    """Return the array with a pipeline that reads on the calling thread, or `None` if it cannot.
 
     Stores of other kinds, and codecs of other packages, may count on the event loop.
     """
@@ -296,7 +296,7 @@ class BlockStream(Generic[T]):
     def _next_window(
         self, home: Callable[[], asyncio.AbstractEventLoop]
     ) -> tuple[Future[list[Outcome]], asyncio.AbstractEventLoop]:
-        """The window that the next block is in, which may still be read, and its event loop."""
+        """Return the window of the next block, which may still be in flight, and its event loop."""
         with self._lock:
             reader = self._reader
             if reader is not None and reader.pid != os.getpid():
@@ -318,7 +318,7 @@ class BlockStream(Generic[T]):
             return self._window, reader.home
 
     def _take(self, window: Future[list[Outcome]]) -> Outcome | None:
-        """Take a block of a window that was read; `None` if it has none any more."""
+        """Take the next block of a window, or return `None` if another thread took the last one."""
         with self._lock:
             reader = self._reader
             if self._window is not window or reader is None or reader.closed:
@@ -357,7 +357,7 @@ class BlockStream(Generic[T]):
         raise TypeError("A BlockStream cannot be pickled. Make one in the process that uses it.")
 
     def close(self) -> None:
-        """Cancel what is in flight. To ask for a block from here on is an error."""
+        """Cancel what is in flight. Taking another block is an error from now on."""
         self._closed = True
         if (reader := self._reader) is not None:
             reader.cancel()
@@ -409,7 +409,7 @@ def _sources(arrays: AnyArray | Mapping[str, AnyArray], selection: Any) -> dict[
 
 
 def _axis(sources: Mapping[str, BlockSource], block_length: int | None) -> DimensionGrid:
-    """How the first axis of the arrays is divided into blocks."""
+    """Return how the first axis of the arrays is divided into blocks."""
     axes = [source.axis for source in sources.values()]
     same_chunks = all(axis == axes[0] for axis in axes)
     same_length = all(axis.extent == axes[0].extent for axis in axes)
@@ -431,7 +431,7 @@ def _axis(sources: Mapping[str, BlockSource], block_length: int | None) -> Dimen
 def _chosen(
     count: int, start: int | None, stop: int | None, blocks: Iterable[int] | None
 ) -> Sequence[int]:
-    """Which blocks to read, of `count`."""
+    """Return the indices of the blocks to read, of `count`."""
 
     def checked(block: Any, end: int) -> int:
         if not is_integer(block):
@@ -459,7 +459,7 @@ def _positive(name: str, value: int | None, default: int) -> int:
 
 
 def _parse_nbytes(size: int | str) -> int:
-    """A number of bytes, from a number or from text such as `"64MiB"`, `"1.5 GB"` or `"4096"`."""
+    """Parse a number of bytes, such as `4096`, `"64MiB"` or `"1.5 GB"`."""
     nbytes: Any = size
     if isinstance(size, str) and (
         match := re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)(i?)b)?\s*", size.lower())
