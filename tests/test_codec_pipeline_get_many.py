@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
 from collections import Counter, defaultdict
 from contextlib import aclosing
@@ -320,6 +321,23 @@ async def test_one_get_many_for_a_read(road: MakeReader, batch_size: int) -> Non
     assert await reader.read() == ["present"] * 20
     assert reader.values == list(range(20))
     assert store.requested == [[f"c/{number}" for number in range(20)]]
+
+
+async def test_tasks_that_have_ended_are_let_go(road: MakeReader) -> None:
+    class OneByOne(ChunkStore):
+        tasks = 0
+
+        async def get_many(
+            self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
+        ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+            for index, key in enumerate(requests):
+                yield ((index, await self.get(key, prototype)),)
+                await asyncio.sleep(0.002)  # the chunk is decoded before the next arrives
+            self.tasks = sum(isinstance(each, asyncio.Task) for each in gc.get_objects())
+
+    store = OneByOne(100)
+    await road(store, 100).read()
+    assert 0 < store.tasks < 30
 
 
 async def test_results_are_in_the_order_of_the_batch(road: MakeReader) -> None:

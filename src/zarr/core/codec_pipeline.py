@@ -73,8 +73,7 @@ async def _async_read_fallback(
 
         workers = _resolve_max_workers()
         process = partial(_run_in_thread, _get_pool(workers), decode_sync)
-        nbytes = max(1, min(_decoded_nbytes(batch), DECODED_PER_SHARE))
-        size = DECODED_PER_SHARE // nbytes
+        size = DECODED_PER_SHARE // max(1, min(_decoded_nbytes(batch), DECODED_PER_SHARE))
     fetched = _fetch_chunks(batch)
     if len(batch) == 1:
         async with aclosing(fetched):
@@ -233,25 +232,28 @@ async def _process_as_fetched(
     """
     waiting: deque[tuple[int, Buffer | None]] = deque()
     taken = asyncio.Event()
-    started: list[asyncio.Task[None]] = []
     busy = 0
+    failure: BaseException | None = None
 
     async def work() -> None:
-        nonlocal busy
-        while waiting:
-            chunks = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-            taken.set()
-            await process(chunks)
+        nonlocal busy, failure
+        try:
+            while waiting:
+                chunks = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                taken.set()
+                await process(chunks)
+        except asyncio.CancelledError as error:
+            failure = error  # a task group ignores that a codec raised this
+            raise
         busy -= 1
 
-    failure = None
     try:
         async with aclosing(groups), asyncio.TaskGroup() as tasks:
             async for group in groups:
                 waiting.extend(group)
                 while busy < min(workers, max(1, len(waiting) // size)):
                     busy += 1
-                    started.append(tasks.create_task(work()))
+                    tasks.create_task(work())
                 while len(waiting) > size * workers:
                     taken.clear()
                     await taken.wait()
@@ -259,8 +261,6 @@ async def _process_as_fetched(
         failure = failures.exceptions[0]
     if failure is not None:
         raise failure
-    for task in started:
-        task.result()  # a task group ignores that a codec raised `CancelledError`
 
 
 # overlay: after _process_as_fetched
