@@ -57,9 +57,7 @@ async def _async_read_fallback(
         for (index, _), chunk in zip(chunks, decoded, strict=True):
             scatter(index, chunk)
 
-    # A single chunk that is not compressed is not worth a switch to a thread.
-    inline = len(batch) == 1 and not getattr(pipeline, "bytes_bytes_codecs", True)
-    transform = None if inline else _thread_transform(pipeline)
+    transform = _thread_transform(pipeline, len(batch))
     if transform is None:
         process = decode
         size = max(1, getattr(pipeline, "batch_size", 1))
@@ -87,7 +85,7 @@ async def _async_read_fallback(
 
 
 # overlay: after _async_read_fallback
-def _thread_transform(pipeline: CodecPipeline) -> ChunkTransform | None:
+def _thread_transform(pipeline: CodecPipeline, count: int) -> ChunkTransform | None:
     """Return what decodes chunks on threads, or `None` if `pipeline.decode` has to be called.
 
     Codecs of other packages may rely on how `pipeline.decode` calls them, and on how many calls are
@@ -97,6 +95,8 @@ def _thread_transform(pipeline: CodecPipeline) -> ChunkTransform | None:
         return pipeline.sync_transform
     if not isinstance(pipeline, BatchedCodecPipeline):
         return None
+    if count == 1 and not pipeline.bytes_bytes_codecs:
+        return None  # a chunk that is not compressed is not worth a switch to a thread
     cls: type[BatchedCodecPipeline] = type(pipeline)
     base = BatchedCodecPipeline
     if cls.decode is not base.decode or cls.decode_batch is not base.decode_batch:
