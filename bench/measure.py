@@ -67,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
         with Laboratory(
             Settings.of(options), progress, peers=PEER_SIDES if options.peers else ()
         ) as laboratory:
-            comparisons = laboratory.compare(cases, alone=True, tuned=True)
+            comparisons = laboratory.compare(cases, alone=True, tuned=True, fork_tuned=True)
     except TrialFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1

@@ -179,7 +179,8 @@ def _read_files(plan: Plan, base: str, pool: ThreadPoolExecutor) -> Any:
         for part in parts:
             with open(base + part.path, "rb", buffering=0) as file:
                 if plan.index_nbytes:
-                    os.pread(file.fileno(), plan.index_nbytes, 0)
+                    end = os.fstat(file.fileno()).st_size
+                    os.pread(file.fileno(), plan.index_nbytes, end - plan.index_nbytes)
                 _decode(
                     plan, part, os.pread(file.fileno(), part.stop - part.start, part.start), out
                 )

@@ -3,11 +3,10 @@
 python3 bench/server.py FOLDER --latency-ms 20 --bandwidth 100
 
 It prints its address as a line of JSON. Each response waits for the latency, and all of them share the
-bandwidth. `GET /__requests__` returns the requests that were recorded; `DELETE` forgets them as well. The header
-`X-Cpu-Seconds` of that response says how much processor time the server has used so far.
+bandwidth. `GET /__requests__` returns the requests that were recorded; `DELETE` forgets them as well.
 
-What is measured runs on the same processors, so this is a protocol on bare asyncio that sends from mapped files: a
-request takes 0.08 ms of processor time. `tests/range_server.py` has what tests need: faults, and more of HTTP.
+What is measured runs on the same processors, so this is a protocol on bare asyncio that sends from mapped files.
+`tests/range_server.py` has what tests need: faults, and more of HTTP.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ class Connection(asyncio.Protocol):
             recorded = json.dumps([asdict(request) for request in folder.requests]).encode()
             if method == b"DELETE":
                 folder.requests = []
-            self._send(b"200 OK", recorded, f"X-Cpu-Seconds: {time.process_time()}\r\n")
+            self._send(b"200 OK", recorded, "")
             return
         folder.in_flight += 1
         self._request = Request(path, folder.in_flight, time.monotonic())

@@ -131,9 +131,9 @@ class Comparison:
     tuned: dict[str, tuple[Reading, ...]]
     """Runs of stock zarr with each of the settings in `TUNED`, if they were made."""
     peers: dict[str, tuple[Reading, ...]] = field(default_factory=dict)
+    """Runs of other libraries, of those that can do this."""
     fork_tuned: dict[str, tuple[Reading, ...]] = field(default_factory=dict)
     """Runs of the fork with each of the settings in `TUNED`, if they were made."""
-    """Runs of other libraries, of those that can do this."""
 
     @property
     def best_tuned(self) -> tuple[str, Reading]:
@@ -195,7 +195,12 @@ class Laboratory:
         self._open.close()
 
     def compare(
-        self, cases: Sequence[Case], *, alone: bool, tuned: bool = False
+        self,
+        cases: Sequence[Case],
+        *,
+        alone: bool,
+        tuned: bool = False,
+        fork_tuned: bool = False,
     ) -> list[Comparison]:
         """Run each case as often as the settings say, on all sides in turns.
 
@@ -205,8 +210,8 @@ class Laboratory:
             What to run.
         alone : bool
             Give each case a process of its own. Otherwise one process runs all of them.
-        tuned : bool
-            Also run both with each of the settings in `TUNED`.
+        tuned, fork_tuned : bool
+            Also run stock zarr, or the fork, with each of the settings in `TUNED`.
 
         Returns
         -------
@@ -219,6 +224,7 @@ class Laboratory:
         sides = {"stock": Side(stock, {}), "fork": Side(FORK, {})}
         if tuned:
             sides |= {name: Side(stock, variables) for name, variables in TUNED.items()}
+        if fork_tuned:
             sides |= {f"fork {name}": Side(FORK, variables) for name, variables in TUNED.items()}
         sides |= {name: PEER_SIDES[name] for name in self._peers}
         batches = [[case] for case in cases] if alone else [cases]
@@ -244,7 +250,7 @@ class Laboratory:
                     if (case.name, name) in readings
                 },
                 {name: tuple(readings[case.name, f"fork {name}"]) for name in TUNED}
-                if tuned
+                if fork_tuned
                 else {},
             )
             for case in cases

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import zarr
@@ -22,7 +23,7 @@ from fsspec.implementations.reference import ReferenceFileSystem
 from tests.range_server import Fault, RangeServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @contextmanager
@@ -72,3 +73,35 @@ def test_references_into_one_file_are_merged() -> None:
                 assert values(stream) == list(range(1, 101))
             # The window of each size is one range of the file.
             assert len(server.requests) == stream.stats.requests == 4
+
+
+READS: dict[str, Callable[[zarr.Array[Any]], object]] = {
+    "a chunk": lambda array: array[20:30],
+    "chunks": lambda array: array[10:],
+    "a block": lambda array: list(BlockStream(array, blocks=[2])),
+    "blocks": lambda array: list(BlockStream(array)),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_text_of_a_server_that_ignores_ranges_is_an_error(read: str) -> None:
+    """The start of the file is text as well, so decoding it does not fail."""
+    objects: dict[str, Any] = {}
+    words = np.array([f"w{number}" for number in range(40)], dtype=np.dtypes.StringDType())
+    zarr.create_array(objects, data=words, chunks=(10,), compressors=None)
+    chunks = [objects[f"c/{n}"].to_bytes() for n in range(4)]
+    with RangeServer({"packed": b"".join(chunks)}) as server:
+        starts = [sum(map(len, chunks[:n])) for n in range(4)]
+        references = {
+            f"c/{n}": [f"{server.url}/packed", starts[n], len(chunks[n])] for n in range(4)
+        }
+        references["zarr.json"] = objects["zarr.json"].to_bytes().decode()
+        http = HTTPFileSystem(asynchronous=True, skip_instance_cache=True)
+        fs = ReferenceFileSystem(
+            references, fs={"http": http}, asynchronous=True, skip_instance_cache=True
+        )
+        with served(FsspecStore(fs, read_only=True, path=""), http) as array:
+            assert (array[:] == words).all()
+            server.inject(Fault(ignore_range=True))
+            with pytest.raises(OSError, match="ignored the byte range"):
+                READS[read](array)

@@ -340,6 +340,15 @@ async def test_tasks_that_have_ended_are_let_go(road: MakeReader) -> None:
     assert 0 < store.tasks < 30
 
 
+async def test_the_fused_pipeline_decodes_a_single_chunk_synchronously(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader = Reader(ChunkStore(1), 1, cls=FusedCodecPipeline)
+    monkeypatch.setattr(BytesCodec, "_decode_single", None)
+    assert await reader.read() == ["present"]
+    assert reader.values == [0]
+
+
 async def test_results_are_in_the_order_of_the_batch(road: MakeReader) -> None:
     """Whatever arrives first, and whatever is missing."""
     store = ChunkStore(6, closed=range(8))

@@ -52,15 +52,15 @@ async def test_how_many_threads_read_shards(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     decode, together = ShardingCodec._decode_partial_sync, threading.Barrier(threads)
-    in_flight, most = 0, []
+    reading: set[int] = set()
+    most: list[int] = []
 
     def count(*args: Any) -> Any:
-        nonlocal in_flight
-        in_flight += 1
-        most.append(in_flight)
+        reading.add(threading.get_ident())
         together.wait(10)
-        in_flight -= 1
+        most.append(len(reading))
         together.wait(10)
+        reading.discard(threading.get_ident())
         return decode(*args)
 
     monkeypatch.setattr(ShardingCodec, "_decode_partial_sync", count)

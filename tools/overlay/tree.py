@@ -61,7 +61,7 @@ class Plan:
 
 
 def files(root: Path, folder: str) -> Iterator[str]:
-    """Yield the path below `root` of every file in a folder of it, sorted; not what Python compiles for itself."""
+    """Yield the path below `root` of every file in a folder of it, sorted; not what Python and hypothesis leave behind."""
     for path in sorted((root / folder).rglob("*")):
         if path.is_file() and not {"__pycache__", ".hypothesis"} & {*path.parts}:
             yield path.relative_to(root).as_posix()

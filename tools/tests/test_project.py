@@ -44,6 +44,7 @@ class TestMerge:
         into = tmp_path / "into"
         arguments = ["merge", "--upstream", str(release), "--into", str(into)]
         assert main(arguments, root=project.root) == 0
+        write(into, {"zarr/__pycache__/x.pyc": "", "zarr/.hypothesis/x": ""})
         assert list(files(into, "zarr")) == sorted({*RELEASE, *OVERLAY})
         for path in ("zarr/__init__.py", "zarr/py.typed", "zarr/untouched.py"):
             assert (into / path).read_bytes() == (release / path).read_bytes()

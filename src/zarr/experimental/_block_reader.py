@@ -224,14 +224,15 @@ class LimitedStore(WrapperStore[Store]):
         self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
-        limit, gate = self._reader.io_concurrency, self._reader.merged_requests
+        reader, limit = self._reader, self._reader.io_concurrency
+        gate = reader.requests if len(requests) == 1 else reader.merged_requests
         of_keys = Store.get_many(self, requests, prototype=prototype, max_concurrency=limit)
         merged = self._store.get_many(requests, prototype=prototype)
         groups = cast("AsyncGenerator[Any]", merged if self._merges else of_keys)
         async with gate if self._merges else nullcontext(), aclosing(groups):
             async for group in groups:
                 if self._merges:
-                    self._reader.count_request()
+                    reader.count_request()
                 yield group
 
 

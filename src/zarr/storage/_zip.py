@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from zarr.abc.store import paired_with
+from zarr.abc.store import Store, paired_with
 from zarr.storage._blocking import get_in_threads
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ class ZipStore:
         max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
+        if len(requests) == 1:  # not worth a switch to a thread
+            async for group in Store.get_many(self, requests, prototype=prototype):
+                yield group
+            return
+
         def read(key: str, byte_range: ByteRequest | None) -> Buffer | None:
             with self._lock:
                 return self._get(key, prototype=prototype, byte_range=byte_range)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # overlay: after _decoded_nbytes
 async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChunks]:
-    """Fetch whole chunks: several with one `get_many` if all of them are in the same store."""
+    """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
     from zarr.abc.store import Store
     from zarr.codecs.sharding import _ShardingByteGetter
     from zarr.storage._common import StorePath
@@ -31,12 +31,12 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
     ]
     items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
     groups: Any
-    if len(batch) == 1 or all(type(getter) is _ShardingByteGetter for getter, *_ in batch):
+    if isinstance(store, Store) and len(keys) == len(batch):
+        groups = store.get_many(keys, prototype=prototype)
+    elif all(type(getter) is _ShardingByteGetter for getter, *_ in batch):
         # The inner chunks of a shard are in memory.
         yield [chunk for item in items for chunk in await fetch(*item)]
         return
-    if isinstance(store, Store) and len(keys) == len(batch):
-        groups = store.get_many(keys, prototype=prototype)
     else:
         groups = concurrent_as_completed(items, fetch, config.get("async.concurrency"))
     async with aclosing(groups) if hasattr(groups, "aclose") else nullcontext():
