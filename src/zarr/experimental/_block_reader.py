@@ -402,7 +402,7 @@ class Reader:
         task = self.home.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_error)  # or asyncio would report it
+        task.add_done_callback(error_of)  # or asyncio would report it
         return task
 
     def _plan(self) -> Window:
@@ -425,7 +425,7 @@ class Reader:
         run = self.home.run_in_executor
         readings = [piece.reading for pieces in window.pieces.values() for piece in pieces]
         await asyncio.wait(readings)
-        if any(_error(reading) is not None for reading in readings):
+        if any(error_of(reading) is not None for reading in readings):
             outcomes = await self._read_alone(window)
         else:
             outcomes = await run(self._pool, self._cut, window)
@@ -533,7 +533,8 @@ def transformed(transform: Callable[[Block], Any], outcome: Outcome) -> Outcome:
         return Outcome(error=error)
 
 
-def _error(task: asyncio.Future[Any]) -> BaseException | None:
+def error_of(task: asyncio.Future[Any] | Future[Any]) -> BaseException | None:
+    """Return the error of a task that has ended, or `None`."""
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 

@@ -33,6 +33,7 @@ from zarr.experimental._block_reader import (
     BlockStreamStats,
     Outcome,
     Reader,
+    error_of,
 )
 from zarr.storage import LocalStore, MemoryStore
 
@@ -323,10 +324,8 @@ class BlockStream(Generic[T]):
             reader = self._reader
             if self._window is not window or reader is None or reader.closed:
                 return None
-            if window.cancelled() or window.exception() is not None:
-                outcomes = [Outcome(error=_error(window))]
-            else:
-                outcomes = window.result()
+            error = error_of(window)
+            outcomes = window.result() if error is None else [Outcome(error=error)]
             outcome = outcomes.pop()
             if not outcomes:
                 self._window = None
@@ -376,10 +375,6 @@ class BlockStream(Generic[T]):
             return BlockStreamStats()
         nbytes = 0 if reader.closed else reader.nbytes_in_flight()
         return replace(reader.stats, nbytes_in_flight=nbytes)
-
-
-def _error(window: Future[Any]) -> BaseException | None:
-    return asyncio.CancelledError() if window.cancelled() else window.exception()
 
 
 def _sources(arrays: AnyArray | Mapping[str, AnyArray], selection: Any) -> dict[str, BlockSource]:
