@@ -57,22 +57,58 @@ def test_over_http() -> None:
             assert taken == [1, 2, 3, 4, 5, 6, 7]
 
 
+@contextmanager
+def by_references(
+    server: RangeServer, objects: dict[str, Any], **options: Any
+) -> Iterator[zarr.Array[Any]]:
+    """An array whose chunks are byte ranges of the file that the server has."""
+    references: dict[str, Any] = {"zarr.json": objects["zarr.json"].to_bytes().decode()}
+    for key, (start, nbytes) in pack(objects)[1].items():
+        references[key] = [f"{server.url}/packed", start, nbytes]
+    http = HTTPFileSystem(asynchronous=True, skip_instance_cache=True)
+    fs = ReferenceFileSystem(
+        references, fs={"http": http}, asynchronous=True, skip_instance_cache=True, **options
+    )
+    with served(FsspecStore(fs, read_only=True, path=""), http) as array:
+        yield array
+
+
+def pack(objects: dict[str, Any]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """All chunks in one file, and where each of them is."""
+    packed, places = b"", {}
+    for key in (key for key in objects if key.startswith("c/")):
+        chunk = objects[key].to_bytes()
+        places[key] = (len(packed), len(chunk))
+        packed += chunk
+    return packed, places
+
+
 def test_references_into_one_file_are_merged() -> None:
     objects: dict[str, Any] = {}
     make_array(objects, blocks=100)
-    chunks = [objects[f"c/{n}"].to_bytes() for n in range(100)]
-    with RangeServer({"packed": b"".join(chunks)}) as server:
-        references = {f"c/{n}": [f"{server.url}/packed", 8 * n, 8] for n in range(100)}
-        references["zarr.json"] = objects["zarr.json"].to_bytes().decode()
-        http = HTTPFileSystem(asynchronous=True, skip_instance_cache=True)
-        fs = ReferenceFileSystem(
-            references, fs={"http": http}, asynchronous=True, skip_instance_cache=True
-        )
-        with served(FsspecStore(fs, read_only=True, path=""), http) as array:
-            with BlockStream(array) as stream:
+    with (
+        RangeServer({"packed": pack(objects)[0]}) as server,
+        by_references(server, objects) as array,
+    ):
+        with BlockStream(array) as stream:
+            assert values(stream) == list(range(1, 101))
+        # The window of each size is one range of the file.
+        assert len(server.requests) == stream.stats.requests == 4
+
+
+@pytest.mark.parametrize("io_concurrency", [3, 25])
+def test_requests_in_flight_by_references(io_concurrency: int) -> None:
+    """Ranges that are too far apart to be merged are requests, too."""
+    objects: dict[str, Any] = {}
+    make_array(objects, blocks=100)
+    with (
+        RangeServer({"packed": pack(objects)[0]}, latency=0.01) as server,
+        by_references(server, objects, max_gap=-1) as array,
+    ):
+        for _ in range(2):  # the limit of a file system adapts
+            with BlockStream(array, io_concurrency=io_concurrency) as stream:
                 assert values(stream) == list(range(1, 101))
-            # The window of each size is one range of the file.
-            assert len(server.requests) == stream.stats.requests == 4
+        assert server.max_in_flight <= io_concurrency
 
 
 READS: dict[str, Callable[[zarr.Array[Any]], object]] = {
@@ -89,19 +125,11 @@ def test_text_of_a_server_that_ignores_ranges_is_an_error(read: str) -> None:
     objects: dict[str, Any] = {}
     words = np.array([f"w{number}" for number in range(40)], dtype=np.dtypes.StringDType())
     zarr.create_array(objects, data=words, chunks=(10,), compressors=None)
-    chunks = [objects[f"c/{n}"].to_bytes() for n in range(4)]
-    with RangeServer({"packed": b"".join(chunks)}) as server:
-        starts = [sum(map(len, chunks[:n])) for n in range(4)]
-        references = {
-            f"c/{n}": [f"{server.url}/packed", starts[n], len(chunks[n])] for n in range(4)
-        }
-        references["zarr.json"] = objects["zarr.json"].to_bytes().decode()
-        http = HTTPFileSystem(asynchronous=True, skip_instance_cache=True)
-        fs = ReferenceFileSystem(
-            references, fs={"http": http}, asynchronous=True, skip_instance_cache=True
-        )
-        with served(FsspecStore(fs, read_only=True, path=""), http) as array:
-            assert (array[:] == words).all()
-            server.inject(Fault(ignore_range=True))
-            with pytest.raises(OSError, match="ignored the byte range"):
-                READS[read](array)
+    with (
+        RangeServer({"packed": pack(objects)[0]}) as server,
+        by_references(server, objects) as array,
+    ):
+        assert (array[:] == words).all()
+        server.inject(Fault(ignore_range=True))
+        with pytest.raises(OSError, match="ignored the byte range"):
+            READS[read](array)

@@ -20,7 +20,7 @@ from math import prod
 from queue import Empty, SimpleQueue
 from sys import getsizeof
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,6 @@ from zarr.storage import ObjectStore, StorePath, WrapperStore
 
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncGenerator,
         AsyncIterator,
         Callable,
         Coroutine,
@@ -224,12 +223,15 @@ class LimitedStore(WrapperStore[Store]):
         self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
-        reader, limit = self._reader, self._reader.io_concurrency
-        gate = reader.requests if len(requests) == 1 else reader.merged_requests
-        of_keys = Store.get_many(self, requests, prototype=prototype, max_concurrency=limit)
-        merged = self._store.get_many(requests, prototype=prototype)
-        groups = cast("AsyncGenerator[Any]", merged if self._merges else of_keys)
-        async with gate if self._merges else nullcontext(), aclosing(groups):
+        reader = self._reader
+        gate: Any = nullcontext()
+        get_many: Any = partial(Store.get_many, self)
+        limit = reader.io_concurrency
+        if self._merges:
+            gate = reader.requests if len(requests) == 1 else reader.merged_requests
+            limit, get_many = reader.merged_concurrency, self._store.get_many
+        groups = get_many(requests, prototype=prototype, max_concurrency=limit)
+        async with gate, aclosing(groups):
             async for group in groups:
                 if self._merges:
                     reader.count_request()
@@ -314,9 +316,9 @@ class Reader:
     ) -> None:
         self.home, self.pid, self.closed, self.stats = home, os.getpid(), False, BlockStreamStats()
         self.io_concurrency, self.requests = io_concurrency, asyncio.Semaphore(io_concurrency)
-        # A `get_many` that merges requests counts as many, since it has so many in flight at most.
-        each = config.get("async.concurrency") or io_concurrency
-        self.merged_requests = asyncio.Semaphore(max(1, io_concurrency // each))
+        # How many requests a `get_many` that merges some may make, and how many of these there are.
+        self.merged_concurrency = min(config.get("async.concurrency") or 10, io_concurrency)
+        self.merged_requests = asyncio.Semaphore(io_concurrency // self.merged_concurrency)
         self._sources = {
             name: source.within(self, whole_shards=source.axis == axis)
             for name, source in sources.items()
