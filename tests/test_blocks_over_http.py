@@ -33,15 +33,17 @@ def served(store: FsspecStore, http: Any) -> Iterator[zarr.Array[Any]]:
     async def close() -> None:
         await (await http.set_session()).close()
 
-    yield zarr.open_array(store, mode="r")
-    sync(close())
+    try:
+        yield zarr.open_array(store, mode="r")
+    finally:
+        sync(close())
 
 
 def test_over_http() -> None:
     objects: dict[str, Any] = {}
     make_array(objects, blocks=40)
     files = {f"a/{key}": value.to_bytes() for key, value in objects.items()}
-    with RangeServer(files, latency=0.005) as server:
+    with RangeServer(files, latency=0.02) as server:
         options = {"skip_instance_cache": True}
         store = FsspecStore.from_url(f"{server.url}/a", options, read_only=True)
         with served(store, store.fs) as array:
@@ -49,7 +51,8 @@ def test_over_http() -> None:
                 assert values(stream) == list(range(1, 41))
             chunks = [request for request in server.requests if "/c/" in request.path]
             assert len(chunks) == stream.stats.requests == 40
-            assert max(request.in_flight for request in chunks) == 8
+            # The server sees a request later than the store, and its end earlier.
+            assert 4 <= max(request.in_flight for request in chunks) <= 8
             server.inject(Fault(status=503), path="/a/c/7", times=None)
             taken: list[int] = []
             with BlockStream(array) as stream, pytest.raises(Exception, match="503"):
@@ -129,7 +132,7 @@ def test_text_of_a_server_that_ignores_ranges_is_an_error(read: str) -> None:
         RangeServer({"packed": pack(objects)[0]}) as server,
         by_references(server, objects) as array,
     ):
-        assert (array[:] == words).all()
+        np.testing.assert_array_equal(array[:], words)
         server.inject(Fault(ignore_range=True))
         with pytest.raises(OSError, match="ignored the byte range"):
             READS[read](array)
