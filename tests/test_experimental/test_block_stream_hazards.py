@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 import zarr
-from zarr.experimental._block_reader import DecodePool
-from zarr.experimental.block_stream import BlockStream
+from zarr.experimental.block_stream import BlockStream, _DecodePool
 from zarr.storage import MemoryStore
 
 if TYPE_CHECKING:
@@ -123,10 +122,10 @@ def test_a_thread_that_cannot_start_leaves_no_chunk_undecoded(
 
 
 def test_no_thread_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: DecodePool, *work: object) -> None:
+    def refuse(self: _DecodePool, *work: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(DecodePool, "submit", refuse)
+    monkeypatch.setattr(_DecodePool, "submit", refuse)
     stream = BlockStream(numbers(), transform=lambda block: block.index)
     with stream, pytest.raises(RuntimeError, match="can't start"):
         next(stream)

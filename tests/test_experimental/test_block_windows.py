@@ -271,8 +271,8 @@ def test_a_stream_cannot_be_pickled() -> None:
 
 
 def test_figures_print_as_a_table() -> None:
-    lines = str(BlockStreamStats(blocks=1234, io_seconds=1.5)).splitlines()
+    lines = str(BlockStreamStats(blocks=1234, waited_seconds=1.5)).splitlines()
     assert lines[0].split() == ["blocks", "1,234"]
-    assert lines[6].split() == ["io_seconds", "1.500"]
-    assert len(lines) == 9
+    assert lines[6].split() == ["waited_seconds", "1.500"]
+    assert len(lines) == 8
     assert len({len(line) for line in lines}) == 1

@@ -1,57 +1,88 @@
-"""Blocks of arrays straight from the store."""
+"""Blocks of arrays straight from the store.
+
+A window of consecutive blocks is one read of each array through the ordinary read path, and is then
+cut into blocks. A few windows are in flight, as many as fit into a budget of bytes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, wait
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, wait
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, nullcontext
 from copy import copy
-from dataclasses import replace
-from itertools import islice
-from threading import RLock
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, cast
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import batched, chain, islice
+from math import prod
+from queue import SimpleQueue
+from sys import getsizeof
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from weakref import WeakSet, finalize
 
+import numpy as np
 from typing_extensions import TypeVar
 
+from zarr.abc.store import Store
+from zarr.codecs import ShardingCodec
 from zarr.core.array import Array, AsyncArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.chunk_grids import FixedDimension
-from zarr.core.chunk_utils import ChunkTransform
-from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
-from zarr.core.config import config
-from zarr.core.indexing import BlockIndexer, ensure_tuple, is_integer, pop_fields, replace_lists
-from zarr.core.sync import SyncError, _get_loop, sync
-from zarr.experimental._block_reader import (
-    CLOSE_SECONDS,
-    Block,
-    BlockSource,
-    BlockStreamStats,
-    Outcome,
-    Reader,
-    error_of,
+from zarr.core.codec_pipeline import (
+    BatchedCodecPipeline,
+    FusedCodecPipeline,
+    _thread_transform,
+    decode_pool,
 )
-from zarr.storage import LocalStore, MemoryStore
+from zarr.core.common import _cancel_and_wait
+from zarr.core.config import config
+from zarr.core.dtype.common import HasItemSize
+from zarr.core.indexing import (
+    BlockIndexer,
+    OrthogonalIndexer,
+    ensure_tuple,
+    is_integer,
+    pop_fields,
+    replace_lists,
+)
+from zarr.core.sync import SyncError, _get_loop, sync
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
-    from zarr.core.buffer import NDArrayLikeOrScalar
+    import numpy.typing as npt
+
+    from zarr.core.buffer import Buffer, BufferPrototype, NDArrayLikeOrScalar
     from zarr.core.chunk_grids import DimensionGrid
-    from zarr.core.indexing import BasicSelection, Fields
 
     type AnyArray = Array[Any] | AsyncArray[Any]
+    type Span = tuple[int, int]  # the first row, and the one after the last
+    type Blocks = Sequence[tuple[int, Span]]
+    type Pieces = Mapping[str, Sequence[_Piece]]
+    type Outcome = tuple[Any, int] | BaseException  # what is delivered, and the size of the block
 
 __all__ = ["Block", "BlockStream", "BlockStreamStats", "read_block", "read_block_async"]
 
+logger = logging.getLogger(__name__)
+
 IO_CONCURRENCY = 32  # requests in flight where `async.concurrency` is at its default
+SHARES = 8  # calls of `get_many` that share this number
+WINDOWS = 4  # windows of full size that fit into the budget
+MAX_BLOCKS = 256  # blocks in a window; the first has one, the others up to 8 times all before
+OVERHEAD = 1 << 10  # approximate memory of a chunk or a block besides its data, in bytes
+ITEM_NBYTES = 16  # expected size of an element of variable length, until some have been read
+CLOSE_SECONDS = 1.0  # how long `close` waits for cancelled reads to end
 
 
-def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeOrScalar:
+def read_block(array: AnyArray, coords: Any) -> NDArrayLikeOrScalar:
     """Read a block of an array: what `array.blocks[coords]` returns, without its overhead.
 
     A chunk of a `LocalStore` or a `MemoryStore` is read and decoded by the calling thread itself,
@@ -65,16 +96,6 @@ def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeO
         Which block: an integer or a slice for each axis, counted in chunks, or in shards where the
         array is sharded. Axes that are left out are taken as a whole.
 
-    Returns
-    -------
-    NDArrayLike
-        The block, cut off where the array ends, with the fill value where chunks are missing.
-
-    Raises
-    ------
-    IndexError
-        If there is no such block.
-
     Examples
     --------
     >>> import zarr
@@ -83,46 +104,40 @@ def read_block(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeO
     >>> read_block(array, 2)
     array([7], dtype=uint8)
     """
-    source = _async_array(array)
-    indexer, fields = _block(source, coords)
-    here = _on_this_thread(source) if len(list(islice(indexer, 2))) == 1 else None
-    prototype = default_buffer_prototype()
-    reading = (here or source)._get_selection(indexer, prototype=prototype, fields=fields)
-    if here is None:
-        return sync(reading)
+    source, read = _read_of_block(array, coords)
+    here = _on_calling_thread(source)
+    if here is None or len(list(islice(read.keywords["indexer"], 2))) != 1:
+        return cast("NDArrayLikeOrScalar", sync(read(source)))
     try:
-        reading.send(None)  # it waits for nothing
+        read(here).send(None)  # it waits for nothing
     except StopIteration as done:
         return cast("NDArrayLikeOrScalar", done.value)
     raise RuntimeError("The codecs of this array wait for something.")
 
 
-async def read_block_async(array: AnyArray, coords: BasicSelection | Fields) -> NDArrayLikeOrScalar:
+async def read_block_async(array: AnyArray, coords: Any) -> NDArrayLikeOrScalar:
     """Read a block of an array, as `read_block` does, without blocking the event loop.
 
     An `AsyncArray` is read in the event loop that runs, an `Array` in zarr's.
     """
-    source = _async_array(array)
-    indexer, fields = _block(source, coords)
-    reading = source._get_selection(indexer, prototype=default_buffer_prototype(), fields=fields)
+    source, read = _read_of_block(array, coords)
     if isinstance(array, Array) and asyncio.get_running_loop() is not (loop := _get_loop()):
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(reading, loop))
-    return await reading
+        reading = asyncio.run_coroutine_threadsafe(read(source), loop)
+        return cast("NDArrayLikeOrScalar", await asyncio.wrap_future(reading))
+    return cast("NDArrayLikeOrScalar", await read(source))
 
 
-def _async_array(array: Any) -> AsyncArray[Any]:
+def _read_of_block(array: Any, coords: Any) -> tuple[AsyncArray[Any], partial[Any]]:
+    """Return the array, and what reads the block that `array.blocks` would read."""
     if not isinstance(array, Array | AsyncArray):
         raise TypeError(f"Expected a zarr array, got an object of type {type(array).__name__}.")
-    return array.async_array if isinstance(array, Array) else array
-
-
-def _block(
-    array: AsyncArray[Any], coords: BasicSelection | Fields
-) -> tuple[BlockIndexer, Fields | None]:
-    """Return the indexer that `array.blocks` would use, and the fields."""
+    source = array.async_array if isinstance(array, Array) else array
     fields, selection = pop_fields(coords)
-    selection = cast("BasicSelection", replace_lists(ensure_tuple(selection)))
-    return BlockIndexer(selection, array.shape, array._chunk_grid), fields
+    selection = cast("Any", replace_lists(ensure_tuple(selection)))
+    indexer = BlockIndexer(selection, source.shape, source._chunk_grid)
+    prototype = default_buffer_prototype()
+    read = AsyncArray._get_selection
+    return source, partial(read, indexer=indexer, prototype=prototype, fields=fields)
 
 
 class _CallingThread(FusedCodecPipeline):
@@ -132,35 +147,75 @@ class _CallingThread(FusedCodecPipeline):
         return self.read_sync(batch_info, out, drop_axes)
 
 
-def _on_this_thread(array: AsyncArray[Any]) -> AsyncArray[Any] | None:
+def _on_calling_thread(array: AsyncArray[Any]) -> AsyncArray[Any] | None:
     """Return the array with a pipeline that reads on the calling thread, or `None` if it cannot.
 
     Stores of other kinds, and codecs of other packages, may count on the event loop.
     """
-    store, pipeline = array.store_path.store, cast("BatchedCodecPipeline", array.codec_pipeline)
+    store, pipeline = array.store_path.store, cast("Any", array.codec_pipeline)
     if (
         type(store) not in (LocalStore, MemoryStore)
         or "get" in vars(store)
         or type(pipeline) not in (BatchedCodecPipeline, FusedCodecPipeline)
         or pipeline.supports_partial_decode
         or not all(type(codec).__module__.startswith("zarr.") for codec in pipeline)
+        or (transform := _thread_transform(pipeline, 2)) is None
     ):
         return None
-    try:
-        transform = ChunkTransform(codecs=tuple(pipeline))
-    except TypeError:  # some codec can only be awaited
-        return None
     here = copy(array)
-    parts = pipeline.array_array_codecs, pipeline.array_bytes_codec, pipeline.bytes_bytes_codecs
-    calling_thread = _CallingThread(tuple(pipeline), *parts, transform, 1)
+    calling_thread = replace(_CallingThread.from_codecs(transform.codecs), sync_transform=transform)
     object.__setattr__(here, "codec_pipeline", calling_thread)
     return here
+
+
+@dataclass(slots=True)
+class Block:
+    """Block `index` of one or several arrays: the rows `span` of the first axis."""
+
+    index: int
+    span: slice
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        """The values, if there is one array. If there are several, `ValueError` is raised."""
+        if len(self.arrays) > 1:
+            raise ValueError(f"There are several arrays, use `arrays`: {[*self.arrays]}")
+        return next(iter(self.arrays.values()))
+
+
+@dataclass(slots=True, kw_only=True)
+class BlockStreamStats:
+    """Figures of a stream of blocks. They print as a table.
+
+    `blocks` were delivered, which hold `nbytes`. What is in flight is being read, or waits to be
+    taken. `requests` is how many operations the stores ran. The program waited for blocks for
+    `waited_seconds`, and did something else for `consumer_seconds`.
+    """
+
+    blocks: int = 0
+    nbytes: int = 0
+    nbytes_in_flight: int = 0
+    max_nbytes_in_flight: int = 0
+    max_blocks_in_flight: int = 0
+    requests: int = 0
+    waited_seconds: float = 0.0
+    consumer_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        figures = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return "\n".join(f"{k:<20}{n:>16,{'.3f' if 'sec' in k else ''}}" for k, n in figures)
 
 
 T = TypeVar("T", default=Block)
 
 
-class BlockStream(Generic[T]):
+class BlockStream(
+    Iterator[T],
+    AsyncIterator[T],
+    AbstractContextManager["BlockStream[T]", None],
+    AbstractAsyncContextManager["BlockStream[T]", None],
+):
     """Blocks of arrays along the first axis, read ahead of the program that takes them.
 
     Consecutive blocks are read together: the first alone, then more and more of them, several such
@@ -208,8 +263,8 @@ class BlockStream(Generic[T]):
     >>> from zarr.experimental.block_stream import BlockStream
     >>> array = zarr.create_array({}, shape=(5,), chunks=(2,), dtype="uint8", fill_value=7)
     >>> with BlockStream(array) as stream:
-    ...     [(block.index, block.span, block.array.sum()) for block in stream]
-    [(0, slice(0, 2, None), np.uint64(14)), (1, slice(2, 4, None), np.uint64(14)), (2, slice(4, 5, None), np.uint64(7))]
+    ...     [(block.index, block.span.stop, block.array.sum()) for block in stream]
+    [(0, 2, np.uint64(14)), (1, 4, np.uint64(14)), (2, 5, np.uint64(7))]
     """
 
     def __init__(
@@ -228,126 +283,101 @@ class BlockStream(Generic[T]):
     ) -> None:
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be a function, got {transform!r}.")
-        sources = _sources(arrays, selection)
-        axis = _axis(sources, block_length)
-        try:
-            self._indices = _chosen(axis.nchunks, start, stop, blocks)
-        except IndexError as error:
-            name, source = next(iter(sources.items()))
-            raise IndexError(f"Array {name!r} ({source.array.store_path}): {error}") from None
         default = config.get("async.concurrency")
         if default is None or default == config.defaults[0]["async"]["concurrency"]:
             default = IO_CONCURRENCY
-        self._sources, self._axis = sources, axis
-        self._options = (
-            _parse_nbytes(readahead_bytes),
+        sources = _sources(arrays, selection)
+        axis = _axis([*sources.values()], block_length)
+        try:
+            self._indices = _chosen(axis.nchunks, start, stop, blocks)
+        except IndexError as error:
+            raise IndexError(f"{next(iter(sources.values())).label}: {error}") from None
+        self._reader = _Reader(
+            sources,
+            axis,
+            self._indices,
+            _nbytes(readahead_bytes),
             _positive("io_concurrency", io_concurrency, default),
             _positive("decode_threads", decode_threads, os.cpu_count() or 1),
             transform,
         )
         given = arrays.values() if isinstance(arrays, Mapping) else [arrays]
         self._is_async = any(isinstance(array, AsyncArray) for array in given)
-        self._lock = RLock()  # a signal handler may look at the stream, or close it
-        self._reader: Reader | None = None
-        self._window: Future[list[Outcome]] | None = None  # whose blocks are being delivered
+        self._lock = threading.RLock()  # a signal handler may look at the stream, or close it
+        self._window: Future[deque[Outcome]] | None = None  # whose blocks are being delivered
         self._taken = 0  # blocks
         self._failed_at: int | None = None
-        self._closed = False
 
     def __len__(self) -> int:
         """How many blocks there are in all."""
         return len(self._indices)
 
-    def __iter__(self) -> Self:
-        return self
-
     def __next__(self) -> T:
         while True:
-            window, home = self._next_window(_get_loop)
+            window = self._current_window(_get_loop)
             if not window.done():
-                if asyncio._get_running_loop() is home:
+                if asyncio._get_running_loop() is self._reader.home:
                     raise SyncError("A block is awaited by blocking the loop that fetches it.")
                 wait([window])
-            if (outcome := self._take(window)) is not None:
-                return self._value(outcome)
-
-    def __aiter__(self) -> Self:
-        return self
+            if (taken := self._take(window)) is not None:
+                return cast("T", taken[0])
 
     async def __anext__(self) -> T:
         home = asyncio.get_running_loop if self._is_async else _get_loop
         while True:
             try:
-                window, _ = self._next_window(home)
+                window = self._current_window(home)
             except StopIteration:
                 raise StopAsyncIteration from None
             if not window.done():
                 await asyncio.wait([asyncio.wrap_future(window)])
-            if (outcome := self._take(window)) is not None:
-                return self._value(outcome)
+            if (taken := self._take(window)) is not None:
+                return cast("T", taken[0])
 
-    def _value(self, outcome: Outcome) -> T:
-        if outcome.error is None:
-            return cast("T", outcome.value)
-        try:
-            raise outcome.error
-        finally:
-            del outcome  # the traceback holds this frame
-
-    def _next_window(
+    def _current_window(
         self, home: Callable[[], asyncio.AbstractEventLoop]
-    ) -> tuple[Future[list[Outcome]], asyncio.AbstractEventLoop]:
-        """Return the window of the next block, which may still be in flight, and its event loop."""
+    ) -> Future[deque[Outcome]]:
+        """Return the window of the next block, which may still be in flight."""
         with self._lock:
-            reader = self._reader
-            if reader is not None and reader.pid != os.getpid():
+            if self._reader.pid not in (None, os.getpid()):
                 raise RuntimeError("A stream cannot be used after a fork. Make another one.")
             if self._taken == len(self._indices):
                 raise StopIteration
             if self._failed_at is not None:
                 raise RuntimeError(f"The stream has ended: block {self._failed_at} failed.")
-            if self._closed or (reader is not None and reader.closed):
+            if self._reader.closed:
                 raise ValueError("The stream of blocks is closed.")
-            if reader is None:
-                reader = Reader(self._sources, self._axis, self._indices, home(), *self._options)
-                _readers.add(reader)
+            if self._reader.home is None:
+                self._reader.home, self._reader.pid = home(), os.getpid()
+                _readers.add(self._reader)
                 # When a program ends, its readers are stopped together.
-                finalize(self, reader.cancel).atexit = False
-                self._reader = reader
+                finalize(self, self._reader.cancel).atexit = False
             if self._window is None:
-                self._window = reader.begin_next_window()
-            return self._window, reader.home
+                self._window = self._reader.begin_next_window()
+            return self._window
 
-    def _take(self, window: Future[list[Outcome]]) -> Outcome | None:
+    def _take(self, window: Future[deque[Outcome]]) -> tuple[Any, int] | None:
         """Take the next block of a window, or return `None` if another thread took the last one."""
         with self._lock:
-            reader = self._reader
-            if self._window is not window or reader is None or reader.closed:
+            if self._window is not window or self._reader.closed:
                 return None
-            error = error_of(window)
-            outcomes = window.result() if error is None else [Outcome(error=error)]
-            outcome = outcomes.pop()
-            if not outcomes:
-                self._window = None
-            if outcome.error is not None:
+            error = _error_of(window)
+            outcome = error if error is not None else window.result().popleft()
+            if isinstance(outcome, BaseException):
                 self._failed_at = self._indices[self._taken]
-                reader.cancel()
-                return outcome
+                self._reader.cancel()
+                raise outcome
+            if not window.result():
+                self._window = None
             self._taken += 1
-            reader.stats.blocks += 1
-            reader.stats.nbytes += outcome.nbytes
+            self._reader.stats.blocks += 1
+            self._reader.stats.nbytes += outcome[1]
             if self._taken == len(self._indices):
-                reader.cancel()
+                self._reader.cancel()
             return outcome
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
@@ -357,12 +387,10 @@ class BlockStream(Generic[T]):
 
     def close(self) -> None:
         """Cancel what is in flight. Taking another block is an error from now on."""
-        self._closed = True
-        if (reader := self._reader) is not None:
-            reader.cancel()
-            if self._window is not None:
-                self._window.cancel()
-            reader.wait()
+        self._reader.cancel()
+        if self._window is not None:
+            self._window.cancel()  # which wakes whoever waits for it
+        self._reader.wait()
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
@@ -371,13 +399,10 @@ class BlockStream(Generic[T]):
     @property
     def stats(self) -> BlockStreamStats:
         """What the stream has done so far."""
-        if (reader := self._reader) is None:
-            return BlockStreamStats()
-        nbytes = 0 if reader.closed else reader.nbytes_in_flight()
-        return replace(reader.stats, nbytes_in_flight=nbytes)
+        return replace(self._reader.stats, nbytes_in_flight=self._reader.nbytes_in_flight())
 
 
-def _sources(arrays: AnyArray | Mapping[str, AnyArray], selection: Any) -> dict[str, BlockSource]:
+def _sources(arrays: Any, selection: Any) -> dict[str, _Source]:
     if isinstance(arrays, Array | AsyncArray):
         arrays, selection = {"array": arrays}, {"array": selection}
     if not isinstance(arrays, Mapping):
@@ -392,27 +417,18 @@ def _sources(arrays: AnyArray | Mapping[str, AnyArray], selection: Any) -> dict[
         raise ValueError("There is no array to read.")
     if unknown := selections.keys() - arrays.keys():
         raise ValueError(f"`selection` names unknown arrays: {sorted(map(str, unknown))}.")
-    sources: dict[str, BlockSource] = {}
-    for name, array in arrays.items():
-        if not isinstance(array, Array | AsyncArray):
-            raise TypeError(f"{name!r} is not a zarr.Array, but a {type(array).__name__}.")
-        try:
-            sources[name] = BlockSource(_async_array(array), selections.get(name))
-        except (IndexError, ValueError, TypeError) as error:
-            raise IndexError(f"Array {name!r} ({array.store_path}): {error}") from error
-    return sources
+    return {name: _Source(name, array, selections.get(name)) for name, array in arrays.items()}
 
 
-def _axis(sources: Mapping[str, BlockSource], block_length: int | None) -> DimensionGrid:
+def _axis(sources: Sequence[_Source], block_length: int | None) -> DimensionGrid:
     """Return how the first axis of the arrays is divided into blocks."""
-    axes = [source.axis for source in sources.values()]
+    axes = [source.axis for source in sources]
     same_chunks = all(axis == axes[0] for axis in axes)
-    same_length = all(axis.extent == axes[0].extent for axis in axes)
-    if not same_length or not (same_chunks or block_length):
+    if not same_chunks and not (block_length and len({axis.extent for axis in axes}) == 1):
         each = [
-            f"{name!r} ({source.array.store_path}) has {axis.extent} in {axis.nchunks} chunks"
+            f"{source.label} has {axis.extent} in {axis.nchunks} chunks"
             + (f" of {axis.chunk_size(0)}" if axis.nchunks else "")
-            for (name, source), axis in zip(sources.items(), axes, strict=True)
+            for source, axis in zip(sources, axes, strict=True)
         ]
         raise ValueError(
             "The arrays must have the same length, and without a `block_length` the same chunks, "
@@ -420,12 +436,10 @@ def _axis(sources: Mapping[str, BlockSource], block_length: int | None) -> Dimen
         )
     if block_length is None:
         return axes[0]
-    return FixedDimension(_positive("block_length", block_length, 1), axes[0].extent)
+    return FixedDimension(_positive("block_length", block_length), axes[0].extent)
 
 
-def _chosen(
-    count: int, start: int | None, stop: int | None, blocks: Iterable[int] | None
-) -> Sequence[int]:
+def _chosen(count: int, start: Any, stop: Any, blocks: Any) -> Sequence[int]:
     """Return the indices of the blocks to read, of `count`."""
 
     def checked(block: Any, end: int) -> int:
@@ -445,7 +459,7 @@ def _chosen(
     return [checked(block, count) for block in blocks]
 
 
-def _positive(name: str, value: int | None, default: int) -> int:
+def _positive(name: str, value: int | None, default: int = 1) -> int:
     if value is None:
         return default
     if not is_integer(value) or value < 1:
@@ -453,15 +467,14 @@ def _positive(name: str, value: int | None, default: int) -> int:
     return int(value)
 
 
-def _parse_nbytes(size: int | str) -> int:
-    """Parse a number of bytes, such as `4096`, `"64MiB"` or `"1.5 GB"`."""
+def _nbytes(size: int | str) -> int:
+    """Return a number of bytes, which may be text such as `"64MiB"`, `"1.5 GB"` or `"4096"`."""
     nbytes: Any = size
     if isinstance(size, str) and (
         match := re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)(i?)b)?\s*", size.lower())
     ):
-        nbytes = int(
-            float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
-        )
+        power = " kmgt".index(match[2] or " ")
+        nbytes = round(float(match[1]) * (1024 if match[3] else 1000) ** power)
     if not is_integer(nbytes) or nbytes < 1:
         raise ValueError(
             "readahead_bytes must be a positive whole number of bytes, or text with a unit such as "
@@ -470,14 +483,387 @@ def _parse_nbytes(size: int | str) -> int:
     return int(nbytes)
 
 
-_readers: WeakSet[Reader] = WeakSet()
+class _DecodePool(Executor):
+    """Daemon threads, which do not delay the exit of the program."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._started, self._stopped = limit, 0, False
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        # docstring inherited
+        future: Future[Any] = Future()
+        if self._stopped:
+            future.cancel()
+            return future
+        if self._started < self._limit:
+            try:
+                threading.Thread(target=self._run, name="zarr_block_decode", daemon=True).start()
+                self._started += 1
+            except RuntimeError:  # the system has no more threads
+                if not self._started:
+                    raise
+        self._jobs.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        # docstring inherited
+        self._stopped = True
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, work = job
+            if self._stopped:
+                future.cancel()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # noqa: BLE001 -- it is for whoever has the future
+                    future.set_exception(error)
+            del job, future, work
+        self._jobs.put(None)  # for the next thread
+
+
+class _LimitedStore(WrapperStore[Store]):
+    """Limits how many requests a stream has in flight, for all its stores together."""
+
+    _supports_sync_io = False  # every request passes through here
+    get_ranges = Store.get_ranges  # type: ignore[assignment]  # which merges, and calls `get`
+
+    def __init__(self, store: Store, reader: _Reader) -> None:
+        super().__init__(store)
+        # The nearest class that has either decides how several requests are served.
+        nearest = next(c for c in type(store).__mro__ if {"get", "get_many"} & vars(c).keys())
+        is_own = vars(nearest).get("get_many", Store.get_many) is not Store.get_many
+        # Object stores, and file systems but for that of references, have a request for each key.
+        protocol = getattr(getattr(store, "fs", None), "protocol", "reference")
+        self._merges = is_own and protocol == "reference" and not isinstance(store, ObjectStore)
+        self._reader, self._limit = reader, reader.calls if self._merges else reader.requests
+
+    def __str__(self) -> str:
+        return str(self._store)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Any:
+        # docstring inherited
+        async with self._limit:
+            value = await self._store.get(key, prototype, byte_range)
+        self._reader.stats.requests += 1
+        return value
+
+    async def get_many(
+        self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        # docstring inherited
+        get_many: Any = partial(Store.get_many, self)
+        most: int = self._reader.io_concurrency
+        limit: Any = nullcontext()
+        if self._merges:
+            get_many, most, limit = self._store.get_many, max(1, most // SHARES), self._limit
+        groups = get_many(requests, prototype=prototype, max_concurrency=most)
+        async with limit, aclosing(groups):
+            async for group in groups:
+                self._reader.stats.requests += self._merges
+                yield group
+
+
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """Consecutive rows of an array that are read together: one chunk or more."""
+
+    start: int
+    stop: int
+    nbytes: int = 0  # in memory, by its shape
+    task: Any = None  # that reads it
+
+
+class _Source:
+    """An array that blocks are read from, and what is selected of its axes after the first."""
+
+    def __init__(self, name: str, array: Any, selection: Any) -> None:
+        if not isinstance(array, Array | AsyncArray):
+            raise TypeError(f"{name!r} is not a zarr.Array, but a {type(array).__name__}.")
+        self.array = array = array.async_array if isinstance(array, Array) else array
+        self.label = f"Array {name!r} ({array.store_path})"
+        self._selection = () if selection is None else ensure_tuple(selection)
+        if not array.shape:
+            raise IndexError(f"{self.label} has no axis")
+        if (count := sum(part is not ... for part in self._selection)) >= array.ndim:
+            raise IndexError(
+                f"{self.label}: the selection is for {count} axes, and there are {array.ndim - 1} "
+                "after the first"
+            )
+        # The blocks of `array.blocks`, and what can be read by itself: a part of a shard, too.
+        self.axis: DimensionGrid = array._chunk_grid._dimensions[0]
+        self._chunks = self.axis
+        codec = getattr(array.codec_pipeline, "array_bytes_codec", None)
+        if isinstance(codec, ShardingCodec) and array.codec_pipeline.supports_partial_decode:
+            self._chunks = FixedDimension(codec.chunk_shape[0], array.shape[0])
+        dtype = array.metadata.dtype
+        self.is_sized = isinstance(dtype, HasItemSize)
+        item_nbytes = dtype.item_size if isinstance(dtype, HasItemSize) else ITEM_NBYTES
+        self.row_nbytes = prod(self._indexer(0, array.shape[0]).shape[1:]) * item_nbytes
+
+    def _indexer(self, *span: int) -> OrthogonalIndexer:
+        selection = (slice(*span), *self._selection)
+        return OrthogonalIndexer(selection, self.array.shape, self.array._chunk_grid)
+
+    def limit(self, reader: _Reader, *, whole_shards: bool) -> None:
+        """Read within the limits of a stream from here on."""
+        array = self.array = copy(self.array)
+        if not whole_shards:  # what lies between inner chunks of a window is read for another one
+            settings = replace(array.config, sharding_coalesce_max_gap_bytes=0)
+            array = self.array = array.with_config(settings)
+        path = StorePath(_LimitedStore(array.store_path.store, reader), array.store_path.path)
+        object.__setattr__(array, "store_path", path)
+
+    async def read(self, start: int, stop: int) -> Any:
+        return await self.array.get_orthogonal_selection((slice(start, stop), *self._selection))
+
+    async def failing_chunk(self, *span: int) -> str | None:
+        """Return the key of the first chunk of some rows that cannot be read by itself."""
+        for coords, *_ in self._indexer(*span):
+            try:
+                await self.array.getitem(self.array._chunk_grid[coords].slices)  # type: ignore[union-attr]
+            except BaseException:  # noqa: BLE001 -- the error of the block is what counts
+                return str(self.array.metadata.encode_chunk_key(coords))
+        return None
+
+    def pieces(self, spans: Iterable[Span], last: _Piece | None = None) -> list[_Piece]:
+        """Return the pieces that hold some rows: `last`, and one for each run of other chunks."""
+        pieces: list[_Piece] = []
+        chunk_at = self._chunks.index_to_chunk
+        for number in sorted(
+            {n for a, b in spans for n in range(chunk_at(a), chunk_at(b - 1) + 1)}
+        ):
+            start, length = self._chunks.chunk_offset(number), self._chunks.data_size(number)
+            if last is not None and last.start <= start < last.stop:
+                pieces += [last] if last not in pieces else []
+                continue
+            if not pieces or pieces[-1] is last or pieces[-1].stop != start:
+                pieces.append(_Piece(start, start))
+            pieces[-1].stop += length
+            pieces[-1].nbytes += length * self.row_nbytes + OVERHEAD
+        return pieces
+
+
+@dataclass(slots=True, eq=False)
+class _Window:
+    """Blocks that are read together."""
+
+    blocks: Blocks
+    nbytes: int  # in memory, as expected until it is read
+    task: asyncio.Task[deque[Outcome]]  # that reads it
+
+
+class _Reader:
+    """Reads blocks in windows, in `home`, the event loop of their stores.
+
+    It does not refer to the stream, so that a forgotten stream is collected, which ends the reads.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, _Source],
+        axis: DimensionGrid,
+        indices: Sequence[int],
+        budget: int,
+        io_concurrency: int,
+        decode_threads: int,
+        transform: Callable[[Block], Any] | None,
+    ) -> None:
+        self.home: asyncio.AbstractEventLoop | None = None
+        self.pid: int | None = None
+        self.closed, self.stats, self.io_concurrency = False, BlockStreamStats(), io_concurrency
+        self.requests = asyncio.Semaphore(io_concurrency)
+        self.calls = asyncio.Semaphore(min(SHARES, io_concurrency))
+        self._sources, self._axis, self._indices = sources, axis, indices
+        self._budget, self._transform, self._threads = budget, transform, decode_threads
+        self._pool = _DecodePool(decode_threads)
+        self._row_nbytes = sum(source.row_nbytes for source in sources.values())
+        for source in sources.values():
+            source.limit(self, whole_shards=source.axis == axis)
+        self._windows: deque[_Window] = deque()  # the first has been asked for
+        self._last: dict[str, _Piece | None] = {}  # pieces that go on where the windows end
+        self._begun, self._returned_at = 0, 0.0
+        # What elements of variable length take in memory is known once some have been read.
+        self._is_sized = all(source.is_sized for source in sources.values())
+        self._growth = 1.0  # how much larger arrays are in memory than their shapes say
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = threading.Lock()  # held until then; a future would need other locks
+        self._ended.acquire()
+
+    def begin_next_window(self) -> Future[deque[Outcome]]:
+        """Ask for the next blocks, from any thread."""
+        waiting = self._next_window()
+        try:
+            return asyncio.run_coroutine_threadsafe(waiting, cast("Any", self.home))
+        except RuntimeError:  # the event loop was closed
+            waiting.close()
+            raise
+
+    async def _next_window(self) -> deque[Outcome]:
+        since = perf_counter()
+        self.stats.consumer_seconds += since - (self._returned_at or since)
+        if self._windows:
+            self._windows.popleft()
+        self._begin_windows()
+        window = self._windows[0]
+        await asyncio.wait([window.task])
+        outcomes = window.task.result()
+        window.nbytes = sum(each[1] + OVERHEAD for each in outcomes if isinstance(each, tuple))
+        self._is_sized = True
+        self._begin_windows()
+        self._returned_at = perf_counter()
+        self.stats.waited_seconds += self._returned_at - since
+        return outcomes
+
+    def nbytes_in_flight(self) -> int:
+        """Return how many bytes are being read, or wait to be taken."""
+        return 0 if self.closed else sum(window.nbytes for window in tuple(self._windows))
+
+    def _begin_windows(self) -> None:
+        """Start reading windows while the budget allows it, and at least one."""
+        while self._begun < len(self._indices) and not self.closed:
+            if self._windows and not self._is_sized:
+                return
+            blocks, pieces, nbytes = self._plan()
+            in_flight = self.nbytes_in_flight() + nbytes
+            if self._windows and in_flight > self._budget:
+                return
+            stop = blocks[-1][1][1]
+            for name, of_array in pieces.items():
+                self._last[name] = next((p for p in of_array if p.start < stop < p.stop), None)
+            task = self._start(self._read(blocks, pieces))
+            self._windows.append(_Window(blocks, nbytes, task))
+            self._begun += len(blocks)
+            stats, count = self.stats, sum(len(window.blocks) for window in self._windows)
+            stats.max_nbytes_in_flight = max(stats.max_nbytes_in_flight, in_flight)
+            stats.max_blocks_in_flight = max(stats.max_blocks_in_flight, count)
+
+    def _plan(self) -> tuple[Blocks, Pieces, int]:
+        """Return the next window: its blocks, what to read for them, and how much memory it takes."""
+        count = min(8 * self._begun or 1, MAX_BLOCKS)
+        indices = self._indices[self._begun : self._begun + count]
+        starts = [(index, self._axis.chunk_offset(index)) for index in indices]
+        blocks = [(index, (at, at + self._axis.data_size(index))) for index, at in starts]
+        while True:
+            spans = [span for _, span in blocks]
+            pieces = {k: s.pieces(spans, self._last.get(k)) for k, s in self._sources.items()}
+            # Encoded and decoded, or in pieces and as blocks: about twice the size of the rows.
+            nbytes = sum(piece.nbytes for of_array in pieces.values() for piece in of_array)
+            nbytes = int(2 * self._growth * nbytes)
+            if len(blocks) == 1 or nbytes <= self._budget / WINDOWS:
+                return blocks, pieces, nbytes
+            blocks = blocks[: len(blocks) // 2]
+
+    def _start[V](self, work: Coroutine[Any, Any, V]) -> asyncio.Task[V]:
+        decode_pool.set(self._pool)  # of the task that runs, and of those it starts
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_error_of)  # or asyncio would report it
+        return task
+
+    async def _read(self, blocks: Blocks, pieces: Pieces, again: bool = False) -> deque[Outcome]:
+        """Read blocks together. If that fails, read each by itself to find out which one fails."""
+        each = [(self._sources[k], piece) for k, of_array in pieces.items() for piece in of_array]
+        for source, piece in each:
+            piece.task = piece.task or self._start(source.read(piece.start, piece.stop))
+        await asyncio.wait([piece.task for _, piece in each])
+        failed = [(s, error) for s, p in each if (error := _error_of(p.task)) is not None]
+        if not failed:
+            run = asyncio.get_running_loop().run_in_executor
+            size = -(-len(blocks) // (4 * self._threads)) if self._transform else len(blocks)
+            jobs = [run(self._pool, self._make, part, pieces) for part in batched(blocks, size)]
+            return deque(chain.from_iterable(await asyncio.gather(*jobs)))
+        if not again:
+
+            def read_alone(block: tuple[int, Span]) -> Coroutine[Any, Any, deque[Outcome]]:
+                own = {name: source.pieces([block[1]]) for name, source in self._sources.items()}
+                return self._read([block], own, again=True)
+
+            return deque(chain.from_iterable(await asyncio.gather(*map(read_alone, blocks))))
+        ((index, (start, stop)),), (source, error) = blocks, failed[0]
+        error.add_note(
+            f"{source.label}, block {index} (rows {start} to {stop - 1}), "
+            f"chunk {await source.failing_chunk(start, stop)}"
+        )
+        return deque([error])
+
+    def _make(self, blocks: Blocks, pieces: Pieces) -> list[Outcome]:
+        """Make blocks of what was read, and what is delivered of them."""
+        outcomes: list[Outcome] = []
+        for index, span in blocks:
+            arrays = {name: _cut(*span, of_array) for name, of_array in pieces.items()}
+            nbytes = sum(map(_held_nbytes, arrays.values()))
+            expected = self._row_nbytes * (span[1] - span[0]) + OVERHEAD * len(arrays)
+            self._growth = max(self._growth, nbytes / expected)
+            block = Block(index, slice(*span), arrays)
+            try:
+                value = block if self._transform is None else self._transform(block)
+                outcomes.append((value, nbytes))
+            except (StopIteration, StopAsyncIteration) as error:  # it would look like the end
+                outcomes.append(RuntimeError(f"The transform raised {error!r}."))
+            except BaseException as error:  # noqa: BLE001 -- it is delivered
+                outcomes.append(error)
+        return outcomes
+
+    def cancel(self) -> None:
+        """Cancel all reads without waiting. It takes no lock: the garbage collector may call it."""
+        if not self.closed:
+            self.closed = True
+            if (home := self.home) is not None and self.pid == os.getpid():
+                try:
+                    home.call_soon_threadsafe(lambda: home.create_task(self._end()))
+                except RuntimeError:  # the event loop was closed
+                    self._pool.shutdown()
+                    self._ended.release()
+
+    async def _end(self) -> None:
+        self._pool.shutdown()
+        await _cancel_and_wait(self._tasks)
+        stats, count = self.stats, len(self._indices)
+        logger.info("%d of %d blocks were taken:\n%s", stats.blocks, count, stats)
+        self._windows.clear()
+        self._ended.release()
+
+    def wait(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Wait until nothing is in flight, unless called in the event loop that has to do that."""
+        here = self.home in (None, asyncio._get_running_loop()) or self.pid != os.getpid()
+        if not here and self._ended.acquire(timeout=timeout):
+            self._ended.release()
+
+
+_readers: WeakSet[_Reader] = WeakSet()
 
 
 @atexit.register
 def _stop_all() -> None:
-    readers = [reader for reader in list(_readers) if reader.pid == os.getpid()]
-    for reader in readers:
+    for reader in (readers := list(_readers)):
         reader.cancel()
-    until = monotonic() + CLOSE_SECONDS
     for reader in readers:
-        reader.wait(max(0.0, until - monotonic()))
+        reader.wait()
+
+
+def _cut(start: int, stop: int, pieces: Iterable[_Piece]) -> Any:
+    """Copy some rows out of pieces that have been read."""
+    parts = [
+        piece.task.result()[max(start - piece.start, 0) : stop - piece.start]
+        for piece in pieces
+        if piece.start < stop and start < piece.stop
+    ]
+    return parts[0].copy("K") if len(parts) == 1 else np.concatenate(parts)
+
+
+def _held_nbytes(array: Any) -> int:
+    """Return the approximate memory of an array, including what its elements point to."""
+    nbytes, kind = int(array.nbytes), array.dtype.kind
+    if kind == "O":
+        return nbytes + sum(map(getsizeof, array.flat))
+    return nbytes + int(np.strings.str_len(array).sum()) if kind == "T" else nbytes
+
+
+def _error_of(task: asyncio.Future[Any] | Future[Any]) -> BaseException | None:
+    """Return the error of a task that has ended, or `None`."""
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
