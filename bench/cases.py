@@ -366,7 +366,6 @@ def group_members(source: Source) -> Trial:
 
 # --- block by block ---------------------------------------------------------------------------
 
-BLOCKS = 1024
 IO_CONCURRENCY = 32
 
 
@@ -413,27 +412,81 @@ def blocks_http(source: Source) -> Trial:
     return _block_by_block(source.http("blocks"))
 
 
-def _block_by_block(array: Array[Any], threads: int = IO_CONCURRENCY) -> Trial:
-    """Walk over blocks: with the stream where there is one, else with `threads` threads."""
+@case(
+    "blocks-local-together",
+    "1,024 blocks of 16 KiB, LocalStore, 32 at a time",
+    rounds=5,
+    data="blocks",
+)
+def blocks_local_together(source: Source) -> Trial:
+    array = _open(source.data / "blocks" / "array.zarr")
+    return _block_by_block(array, threads=1, together=32)
+
+
+@case(
+    "blocks-references-together",
+    "1,024 blocks by references, 32 at a time",
+    rounds=3,
+    latency_ms=20,
+    data="blocks",
+)
+def blocks_references_together(source: Source) -> Trial:
+    return _block_by_block(source.references("blocks"), threads=1, together=32)
+
+
+@case("blocks-shards", "8 rows of 8 shards over HTTP, 32 threads", latency_ms=20, data="shards")
+def blocks_shards(source: Source) -> Trial:
+    return _block_by_block(source.http("shards"))
+
+
+@case(
+    "blocks-inner-chunks",
+    "32 rows of 32 inner chunks over HTTP, 32 threads",
+    latency_ms=20,
+    data="shards",
+)
+def blocks_inner_chunks(source: Source) -> Trial:
+    return _block_by_block(source.http("shards"), rows=64)
+
+
+def _block_by_block(
+    array: Array[Any],
+    *,
+    threads: int = IO_CONCURRENCY,
+    together: int = 1,
+    rows: int | None = None,
+) -> Trial:
+    """Walk over blocks: with the stream where there is one, else with `threads` threads.
+
+    Without the stream, `together` blocks are one read. A block has `rows` rows, or those of a chunk.
+    """
     from concurrent.futures import ThreadPoolExecutor
+
+    length = rows or (array.shards or array.chunks)[0]
+    firsts = range(0, array.shape[0] // length, together)
 
     def kept(block: Any) -> Any:
         return block[::16].copy()  # a program that walks over blocks does not keep them
 
-    def in_a_loop() -> list[Any]:
-        return [kept(array.blocks[index]) for index in range(BLOCKS)]
+    def read(first: int) -> list[Any]:
+        if rows is None and together == 1:
+            return [kept(array.blocks[first])]
+        values: Any = array[first * length : (first + together) * length]
+        return [kept(values[n * length : (n + 1) * length]) for n in range(together)]
 
-    def in_a_pool() -> list[Any]:
+    def without_stream() -> list[Any]:
+        if threads == 1:
+            return [block for first in firsts for block in read(first)]
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(lambda index: kept(array.blocks[index]), range(BLOCKS)))
+            return [block for blocks in pool.map(read, firsts) for block in blocks]
 
     try:
         from zarr.experimental.block_stream import BlockStream
     except ImportError:
-        return Trial(in_a_loop if threads == 1 else in_a_pool, warm_up=lambda: array.blocks[0])
+        return Trial(without_stream, warm_up=lambda: array.blocks[0])
 
     def streamed() -> list[Any]:
-        with BlockStream(array, io_concurrency=IO_CONCURRENCY) as stream:
+        with BlockStream(array, block_length=rows, io_concurrency=IO_CONCURRENCY) as stream:
             return [kept(block.array) for block in stream]
 
     return Trial(streamed, warm_up=lambda: array.blocks[0])

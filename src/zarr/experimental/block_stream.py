@@ -366,7 +366,10 @@ class BlockStream(
             if isinstance(outcome, BaseException):
                 self._failed_at = self._indices[self._taken]
                 self._reader.cancel()
-                raise outcome
+                try:
+                    raise outcome
+                finally:
+                    del outcome, error, window  # the traceback holds this frame
             if not window.result():
                 self._window = None
             self._taken += 1
