@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import zarr
-from zarr.experimental.block_stream import BlockStream, _DecodePool
+from zarr.experimental.block_stream import BlockStream, _cut, _DecodePool
 from zarr.storage import MemoryStore
 
 if TYPE_CHECKING:
@@ -229,3 +230,37 @@ def test_an_error_that_is_false_is_an_error() -> None:
     with pytest.raises(Nothing):
         next(stream)
     assert stream.stats.blocks == 2
+
+
+def test_a_block_that_does_not_fit_into_memory_fails_when_it_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cut(start: int, stop: int, pieces: Any) -> Any:
+        if start == 14:
+            raise MemoryError
+        return _cut(start, stop, pieces)
+
+    monkeypatch.setattr("zarr.experimental.block_stream._cut", cut)
+    stream = BlockStream(numbers())
+    assert [next(stream).index for _ in range(7)] == list(range(7))
+    with pytest.raises(MemoryError):
+        next(stream)
+
+
+async def test_nothing_is_logged_of_a_window_that_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: _DecodePool, *work: object) -> None:
+        time.sleep(0.05)  # the block is awaited by then
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_DecodePool, "submit", refuse)
+    array = zarr.create_array({}, data=np.arange(4), chunks=(2,), compressors=None)
+    stream = BlockStream(array, blocks=[0])
+    with pytest.raises(RuntimeError, match="can't start"):
+        await anext(stream)
+    await stream.aclose()
+    del stream
+    await asyncio.sleep(0)
+    gc.collect()
+    assert caplog.records == []

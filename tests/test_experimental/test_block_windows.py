@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import zarr
 import zarr.api.asynchronous
+from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 from zarr.experimental.block_stream import Block, BlockStream, BlockStreamStats
@@ -210,6 +211,43 @@ def test_limits_of_several_streams_are_apart(shards: Any, monkeypatch: pytest.Mo
     assert [store.most for store in stores] == [2, 5]
     assert most[2] == 1
     assert most[1] in (2, 3)
+
+
+@pytest.mark.parametrize("limit", [3, 16])
+def test_stores_of_a_stream_share_its_limit(limit: int) -> None:
+    """Those that serve many requests at once, those that do not, and single inner chunks."""
+    running = most = 0
+
+    class Counted(MemoryStore):
+        async def get(self, key: str, *args: Any, **options: Any) -> Buffer | None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.002)
+            running -= 1
+            return await super().get(key, *args, **options)
+
+    class Many(Counted):
+        async def get_many(
+            self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
+        ) -> Any:
+            async for group in Store.get_many(
+                self, requests, prototype=prototype, max_concurrency=max_concurrency
+            ):
+                yield group
+
+    values = np.arange(320).reshape(160, 2)
+    arrays = {
+        "each": zarr.create_array(Counted(), data=values, chunks=(2, 2)),
+        "many": zarr.create_array(Many(), data=values, chunks=(2, 2)),
+        "shards": zarr.create_array(Many(), data=values, chunks=(2, 1), shards=(8, 2)),
+    }
+    most = 0
+    with BlockStream(arrays, block_length=2, io_concurrency=limit) as stream:
+        for block in stream:
+            for name in arrays:
+                np.testing.assert_array_equal(block.arrays[name], values[block.span])
+    assert limit // 2 < most <= limit
 
 
 def test_asynchronous_arrays_belong_to_the_loop_that_runs() -> None:

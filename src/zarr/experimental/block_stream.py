@@ -15,7 +15,12 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, wait
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+)
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -74,7 +79,7 @@ __all__ = ["Block", "BlockStream", "BlockStreamStats", "read_block", "read_block
 logger = logging.getLogger(__name__)
 
 IO_CONCURRENCY = 32  # requests in flight where `async.concurrency` is at its default
-SHARES = 8  # calls of `get_many` that share this number
+SHARES = 8  # calls of `get_many` of a store that merges requests share this number
 WINDOWS = 4  # windows of full size that fit into the budget
 MAX_BLOCKS = 256  # blocks in a window; the first has one, the others up to 8 times all before
 OVERHEAD = 1 << 10  # approximate memory of a chunk or a block besides its data, in bytes
@@ -163,7 +168,8 @@ def _on_calling_thread(array: AsyncArray[Any]) -> AsyncArray[Any] | None:
     ):
         return None
     here = copy(array)
-    calling_thread = replace(_CallingThread.from_codecs(transform.codecs), sync_transform=transform)
+    parts = pipeline.array_array_codecs, pipeline.array_bytes_codec, pipeline.bytes_bytes_codecs
+    calling_thread = _CallingThread(tuple(pipeline), *parts, transform, 1)
     object.__setattr__(here, "codec_pipeline", calling_thread)
     return here
 
@@ -222,8 +228,7 @@ class BlockStream(
     windows at a time, within a budget of bytes. A slow program holds reading back.
 
     A stream is an iterator, for `for` and for `async for`. It begins when it is first asked for a
-    block. Several threads may share it: each block goes to one of them. As a context manager it is
-    closed at the end.
+    block. Several threads may share it: each block goes to one of them. `with` closes it.
 
     Parameters
     ----------
@@ -542,14 +547,14 @@ class _LimitedStore(WrapperStore[Store]):
         # Object stores, and file systems but for that of references, have a request for each key.
         protocol = getattr(getattr(store, "fs", None), "protocol", "reference")
         self._merges = is_own and protocol == "reference" and not isinstance(store, ObjectStore)
-        self._reader, self._limit = reader, reader.calls if self._merges else reader.requests
+        self._reader = reader
 
     def __str__(self) -> str:
         return str(self._store)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Any:
         # docstring inherited
-        async with self._limit:
+        async with self._reader.in_flight(1):
             value = await self._store.get(key, prototype, byte_range)
         self._reader.stats.requests += 1
         return value
@@ -559,12 +564,12 @@ class _LimitedStore(WrapperStore[Store]):
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
         # docstring inherited
         get_many: Any = partial(Store.get_many, self)
-        most: int = self._reader.io_concurrency
-        limit: Any = nullcontext()
+        most, held = self._reader.io_concurrency, 0  # by this call; each `get` is counted by itself
         if self._merges:
-            get_many, most, limit = self._store.get_many, max(1, most // SHARES), self._limit
+            most = held = min(len(requests), max(1, most // SHARES))
+            get_many = self._store.get_many
         groups = get_many(requests, prototype=prototype, max_concurrency=most)
-        async with limit, aclosing(groups):
+        async with self._reader.in_flight(held), aclosing(groups):
             async for group in groups:
                 self._reader.stats.requests += self._merges
                 yield group
@@ -628,7 +633,7 @@ class _Source:
         for coords, *_ in self._indexer(*span):
             try:
                 await self.array.getitem(self.array._chunk_grid[coords].slices)  # type: ignore[union-attr]
-            except BaseException:  # noqa: BLE001 -- the error of the block is what counts
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 -- that of the block counts
                 return str(self.array.metadata.encode_chunk_key(coords))
         return None
 
@@ -678,8 +683,7 @@ class _Reader:
         self.home: asyncio.AbstractEventLoop | None = None
         self.pid: int | None = None
         self.closed, self.stats, self.io_concurrency = False, BlockStreamStats(), io_concurrency
-        self.requests = asyncio.Semaphore(io_concurrency)
-        self.calls = asyncio.Semaphore(min(SHARES, io_concurrency))
+        self._requests, self._turn = asyncio.Semaphore(io_concurrency), asyncio.Lock()
         self._sources, self._axis, self._indices = sources, axis, indices
         self._budget, self._transform, self._threads = budget, transform, decode_threads
         self._pool = _DecodePool(decode_threads)
@@ -687,6 +691,7 @@ class _Reader:
         for source in sources.values():
             source.limit(self, whole_shards=source.axis == axis)
         self._windows: deque[_Window] = deque()  # the first has been asked for
+        self._planned: tuple[Blocks, Pieces, int] | None = None  # what did not fit yet
         self._last: dict[str, _Piece | None] = {}  # pieces that go on where the windows end
         self._begun, self._returned_at = 0, 0.0
         # What elements of variable length take in memory is known once some have been read.
@@ -695,6 +700,20 @@ class _Reader:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = threading.Lock()  # held until then; a future would need other locks
         self._ended.acquire()
+
+    @asynccontextmanager
+    async def in_flight(self, count: int) -> AsyncIterator[None]:
+        """Count so many requests, and wait until they are within the limit."""
+        held = 0
+        try:
+            async with self._turn:  # or two that hold a part would wait for each other
+                while held < count:
+                    await self._requests.acquire()
+                    held += 1
+            yield
+        finally:
+            for _ in range(held):
+                self._requests.release()
 
     def begin_next_window(self) -> Future[deque[Outcome]]:
         """Ask for the next blocks, from any thread."""
@@ -711,9 +730,12 @@ class _Reader:
         if self._windows:
             self._windows.popleft()
         self._begin_windows()
+        if not self._windows:  # it was closed
+            return deque()
         window = self._windows[0]
         await asyncio.wait([window.task])
-        outcomes = window.task.result()
+        error = _error_of(window.task)
+        outcomes = window.task.result() if error is None else deque([error])
         window.nbytes = sum(each[1] + OVERHEAD for each in outcomes if isinstance(each, tuple))
         self._is_sized = True
         self._begin_windows()
@@ -730,13 +752,14 @@ class _Reader:
         while self._begun < len(self._indices) and not self.closed:
             if self._windows and not self._is_sized:
                 return
-            blocks, pieces, nbytes = self._plan()
+            blocks, pieces, nbytes = self._planned = self._planned or self._plan()
             in_flight = self.nbytes_in_flight() + nbytes
             if self._windows and in_flight > self._budget:
                 return
             stop = blocks[-1][1][1]
             for name, of_array in pieces.items():
                 self._last[name] = next((p for p in of_array if p.start < stop < p.stop), None)
+            self._planned = None
             task = self._start(self._read(blocks, pieces))
             self._windows.append(_Window(blocks, nbytes, task))
             self._begun += len(blocks)
@@ -798,12 +821,12 @@ class _Reader:
         """Make blocks of what was read, and what is delivered of them."""
         outcomes: list[Outcome] = []
         for index, span in blocks:
-            arrays = {name: _cut(*span, of_array) for name, of_array in pieces.items()}
-            nbytes = sum(map(_held_nbytes, arrays.values()))
-            expected = self._row_nbytes * (span[1] - span[0]) + OVERHEAD * len(arrays)
-            self._growth = max(self._growth, nbytes / expected)
-            block = Block(index, slice(*span), arrays)
             try:
+                arrays = {name: _cut(*span, of_array) for name, of_array in pieces.items()}
+                nbytes = sum(map(_held_nbytes, arrays.values()))
+                expected = self._row_nbytes * (span[1] - span[0]) + OVERHEAD * len(arrays)
+                self._growth = max(self._growth, nbytes / expected)
+                block = Block(index, slice(*span), arrays)
                 value = block if self._transform is None else self._transform(block)
                 outcomes.append((value, nbytes))
             except (StopIteration, StopAsyncIteration) as error:  # it would look like the end
