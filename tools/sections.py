@@ -268,7 +268,7 @@ def summary(reports: Sequence[Report], seconds: float) -> int:
         numbers = ""
         if counts := report.counts:
             numbers = f"{counts.passed:8}{counts.failed:8}{counts.skipped:9}{counts.xfailed:9}"
-        verdict = "good" if report.good else "FAILED"
+        verdict = ("good" if report.counts != Counts() else "no tests") if report.good else "FAILED"
         print(f"{report.name:14}{verdict:8}{numbers:34}{report.seconds:9.0f}")
         for note in report.notes:
             print(f"{'':14}{note}")

@@ -100,5 +100,12 @@ def test_summary_ends_with_the_counts(capsys: pytest.CaptureFixture[str]) -> Non
     assert "lint          FAILED" in "\n".join(out)
 
 
+def test_a_section_without_tests_is_not_good(capsys: pytest.CaptureFixture[str]) -> None:
+    sections.summary([Report("lint"), Report("fork", counts=Counts())], 1.0)
+    out = capsys.readouterr().out
+    assert "lint          good " in out
+    assert "fork          no tests " in out
+
+
 def test_build_is_ignored() -> None:
     assert "/build/" in (BUILD.parent / ".gitignore").read_text().splitlines()
