@@ -53,6 +53,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_options(parser, repeats=3)
     parser.add_argument(
+        "--quick",
+        action="store_const",
+        dest="repeats",
+        const=1,
+        help="read once on each side, as --repeats 1 does",
+    )
+    parser.add_argument(
         "--picture",
         type=Path,
         default=BUILD / "demo" / "requests",
