@@ -735,7 +735,7 @@ class _Reader:
         window = self._windows[0]
         await asyncio.wait([window.task])
         error = _error_of(window.task)
-        outcomes = window.task.result() if error is None else deque([error])
+        outcomes: deque[Outcome] = window.task.result() if error is None else deque([error])
         window.nbytes = sum(each[1] + OVERHEAD for each in outcomes if isinstance(each, tuple))
         self._is_sized = True
         self._begin_windows()
