@@ -86,8 +86,9 @@ async def test_truncated_shard_is_an_error(tmp_path: Path) -> None:
     shard = tmp_path / "local" / "s" / "c" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:10])
     for selection in (np.s_[:], np.s_[0, 0]):
-        with pytest.raises(ValueError, match="too short"):
+        with pytest.raises(ValueError, match="too short") as caught:
             await asyncio.to_thread(array.__getitem__, selection)
+        assert "While reading 's/c/0/0' from file://" in caught.value.__notes__[0]
 
 
 class ForeignCodec(Crc32cCodec):

@@ -250,4 +250,6 @@ async def test_a_shard_that_is_deleted_while_it_is_read_is_missing(error: Except
         with pytest.raises(ExceptionGroup) as caught:
             await read(array)
         assert caught.value.subgroup(FileNotFoundError) is None
+        if "Batched" in config.get("codec_pipeline.path"):
+            assert "While reading 'c/1' from memory://" in caught.value.__notes__[0]
     assert store.running == 0

@@ -815,7 +815,7 @@ def test_an_error_names_the_array_the_block_and_the_chunk(shards: Any) -> None:
     stream = BlockStream({"call": array})
     with pytest.raises(Exception) as raised:
         list(stream)
-    (note,) = raised.value.__notes__
+    *_, note = raised.value.__notes__
     block = (2, "12 to 17") if shards else (4, "12 to 14")
     assert "'call' (memory://" in note
     assert "/calls)" in note

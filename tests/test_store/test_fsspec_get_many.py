@@ -274,8 +274,10 @@ async def test_a_server_that_ignores_ranges_is_an_error(count: int) -> None:
 async def test_a_value_shorter_than_its_range_is_an_error(count: int) -> None:
     fs = Objects(data=DATA)
     fs.answer = lambda value, start, end: value[start:end][:-1]
-    with pytest.raises(OSError, match="Short read"):
+    with pytest.raises(OSError, match="Short read") as caught:
         await read(references(fs, CHUNKS, max_gap=-1), list(CHUNKS)[::2][:count])
+    (note,) = caught.value.__notes__
+    assert note.startswith("While reading 'c/")
 
 
 async def test_references_beyond_the_end_of_the_object_are_served() -> None:

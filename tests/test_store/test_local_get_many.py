@@ -37,6 +37,7 @@ RANGES: list[Any] = [
     *(SuffixByteRequest(5), SuffixByteRequest(900), "bad"),
 ]
 NATIVE = ["local", "zip", "memory"]
+STORE = MemoryStore()
 
 
 async def create(kind: str, folder: Path, values: dict[str, bytes] = VALUES) -> Store:
@@ -179,7 +180,7 @@ async def test_slow_consumer_holds_threads_back() -> None:
     def get(key: str, byte_range: object) -> None:
         asked.append(key)
 
-    shares = _blocking.get_in_threads([str(number) for number in range(5000)], get, 3)
+    shares = _blocking.get_in_threads(STORE, [str(number) for number in range(5000)], get, 3)
     share = await anext(shares)
     assert len(share) == _blocking.SHARE
     await asyncio.sleep(0.2)
@@ -204,7 +205,7 @@ async def test_share_is_limited_in_bytes() -> None:
     def get(key: str, byte_range: object) -> Any:
         return PROTOTYPE.buffer.from_bytes(bytes(size))
 
-    shares = [len(share) async for share in _blocking.get_in_threads(["k"] * 9, get, 1)]
+    shares = [len(share) async for share in _blocking.get_in_threads(STORE, ["k"] * 9, get, 1)]
     assert shares == [2, 2, 2, 2, 1]
 
 
@@ -220,12 +221,13 @@ async def test_threads_stop_after_a_failure() -> None:
         other_reads.set()
         failed.wait(30)
 
-    with pytest.raises(OSError, match="k0"):
-        async for _ in _blocking.get_in_threads([f"k{n}" for n in range(100)], get, 2):
+    with pytest.raises(OSError, match="k0") as caught:
+        async for _ in _blocking.get_in_threads(STORE, [f"k{n}" for n in range(100)], get, 2):
             pass
     failed.set()
     await asyncio.get_running_loop().shutdown_default_executor()
     assert asked == ["k0", "k1"]
+    assert "While reading 'k0' from memory://" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -240,7 +242,7 @@ async def test_no_more_threads_than_allowed(threads: int) -> None:
         running.remove(key)
 
     keys = [f"k{n}" for n in range(100)]
-    async for _ in _blocking.get_in_threads(keys, get, threads):
+    async for _ in _blocking.get_in_threads(STORE, keys, get, threads):
         pass
     assert most == threads
 
@@ -251,7 +253,9 @@ async def test_slow_storage_is_waited_for_by_all_threads() -> None:
     def get(key: str, byte_range: object) -> None:
         together.wait(timeout=30)  # each of four requests needs a thread of its own
 
-    found = [pair async for share in _blocking.get_in_threads(["k"] * 4, get, 4) for pair in share]
+    found = [
+        pair async for share in _blocking.get_in_threads(STORE, ["k"] * 4, get, 4) for pair in share
+    ]
     assert sorted(found) == [(number, None) for number in range(4)]
 
 

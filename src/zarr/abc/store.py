@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -64,7 +64,9 @@ class Store:
         async def fetch(
             index: int, key: str, byte_range: ByteRequest | None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            return ((index, await self.get(key, prototype=prototype, byte_range=byte_range)),)
+            with noting([(self, key)]):
+                value = await self.get(key, prototype=prototype, byte_range=byte_range)
+            return ((index, value),)
 
         numbered = numbered_requests(requests)
         async with aclosing(
@@ -115,6 +117,18 @@ def numbered_requests(
 
 
 # overlay: after numbered_requests
+@contextmanager
+def noting(keys: Iterable[tuple[Store, str]]) -> Iterator[None]:
+    """Note in an exception that leaves the block which keys of which stores were being read."""
+    try:
+        yield
+    except Exception as error:
+        for store, key in keys:
+            error.add_note(f"While reading {key!r} from {store}.")
+        raise
+
+
+# overlay: after noting
 def group_nbytes(group: Sequence[tuple[int, Buffer | None]]) -> int:
     """Return how many bytes the values of a group have."""
     return sum(len(value) for _, value in group if value is not None)

@@ -9,14 +9,15 @@ from functools import partial
 from itertools import batched, chain
 from typing import TYPE_CHECKING, cast
 
+from zarr.abc.store import Store, noting
 from zarr.core._adaptive_limit import fetch_as_completed
 from zarr.core.common import concurrent_as_completed, product
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
     from concurrent.futures import Executor
+    from contextlib import AbstractContextManager
 
-    from zarr.abc.store import Store
     from zarr.codecs.sharding import ShardingCodec
 
 type ChunkRead = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
@@ -53,7 +54,8 @@ async def _async_read_fallback(
         )
 
     async def decode(chunks: FetchedChunks) -> None:
-        decoded = await pipeline.decode([(data, batch[index][1]) for index, data in chunks])
+        with _noting(batch[index] for index, _ in chunks):
+            decoded = await pipeline.decode([(data, batch[index][1]) for index, data in chunks])
         for (index, _), chunk in zip(chunks, decoded, strict=True):
             scatter(index, chunk)
 
@@ -66,8 +68,9 @@ async def _async_read_fallback(
 
         def decode_sync(chunks: FetchedChunks) -> None:
             for index, data in chunks:
-                spec = batch[index][1]
-                scatter(index, None if data is None else transform.decode_chunk(data, spec))
+                with _noting([batch[index]]):
+                    chunk = None if data is None else transform.decode_chunk(data, batch[index][1])
+                scatter(index, chunk)
 
         workers = _resolve_max_workers()
         process = partial(_run_in_thread, _get_pool(workers), decode_sync)
@@ -85,6 +88,15 @@ async def _async_read_fallback(
 
 
 # overlay: after _async_read_fallback
+def _noting(batch: Iterable[ChunkRead]) -> AbstractContextManager[None]:
+    """Note in an exception that leaves the block which of the chunks in a store were being read."""
+    from zarr.storage._common import StorePath
+
+    getters = (byte_getter for byte_getter, *_ in batch)
+    return noting((each.store, each.path) for each in getters if isinstance(each, StorePath))
+
+
+# overlay: after _noting
 def _thread_transform(pipeline: CodecPipeline, count: int) -> ChunkTransform | None:
     """Return what decodes chunks on threads, or `None` if `pipeline.decode` has to be called.
 
@@ -132,16 +144,16 @@ async def _read_shards_on_threads(
     """Fetch and decode each shard on a thread, without a task for each request and inner chunk."""
 
     def read(share: Sequence[ChunkRead]) -> list[GetResult]:
-        return [
-            scatter_chunk(
-                codec._decode_partial_sync(byte_getter, chunk_selection, spec),
-                out,
-                chunk_spec=spec,
-                out_selection=out_selection,
-                drop_axes=drop_axes,
+        results = []
+        for shard in share:
+            byte_getter, spec, chunk_selection, out_selection, _ = shard
+            with _noting([shard]):
+                selected = codec._decode_partial_sync(byte_getter, chunk_selection, spec)
+            result = scatter_chunk(
+                selected, out, chunk_spec=spec, out_selection=out_selection, drop_axes=drop_axes
             )
-            for byte_getter, spec, chunk_selection, out_selection, _ in share
-        ]
+            results.append(result)
+        return results
 
     # Whole shards take longer to decode than to read, parts of shards may not.
     is_whole = all(is_complete for *_, is_complete in batch)
@@ -176,8 +188,6 @@ def _decoded_nbytes(batch: Sequence[ChunkRead]) -> int:
 # overlay: after _decoded_nbytes
 def _read_backend(batch: Sequence[ChunkRead]) -> object | None:
     """Return what chunks of one store are read from, if its reads may share an adaptive limit."""
-    from zarr.abc.store import Store
-
     store = getattr(batch[0][0], "store", None)
     return store._read_backend() if isinstance(store, Store) else None
 
@@ -185,7 +195,6 @@ def _read_backend(batch: Sequence[ChunkRead]) -> object | None:
 # overlay: after _read_backend
 async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChunks]:
     """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
-    from zarr.abc.store import Store
     from zarr.codecs.sharding import _ShardingByteGetter
     from zarr.storage._common import StorePath, report_read
 
@@ -287,7 +296,8 @@ async def _read_parts(
     results: dict[int, tuple[GetResult, ...]] = {}
 
     async def read(index: int, part: Sequence[ChunkRead]) -> int:
-        results[index] = await pipeline.read_batch(part, out, drop_axes)
+        with _noting(part if pipeline.supports_partial_decode else ()):
+            results[index] = await pipeline.read_batch(part, out, drop_axes)
         return index
 
     backend, nbytes = None, 0

@@ -7,13 +7,13 @@ from collections import deque
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from zarr.abc.store import numbered_requests
+from zarr.abc.store import noting, numbered_requests
 from zarr.core.common import concurrent_as_completed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from zarr.abc.store import ByteRequest
+    from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer
 
 SHARE = 64
@@ -24,11 +24,12 @@ SHARE_BYTES = 1 << 20
 
 
 async def get_in_threads(
+    store: Store,
     requests: Sequence[str | tuple[str, ByteRequest | None]],
     get: Callable[[str, ByteRequest | None], Buffer | None],
     threads: int | None,
 ) -> AsyncGenerator[Sequence[tuple[int, Buffer | None]]]:
-    """Call `get(key, byte_range)` for each request, on at most `threads` threads at a time.
+    """Call `get(key, byte_range)` of `store` for each request, on at most `threads` threads at a time.
 
     Each thread takes the next request when it is done with one. So if storage is fast, few threads
     do all the work; if it is slow, all of them wait for it together. After a failure or a
@@ -46,7 +47,8 @@ async def get_in_threads(
                 index, key, byte_range = pending.popleft()
             except IndexError:
                 break
-            value = get(key, byte_range)
+            with noting([(store, key)]):
+                value = get(key, byte_range)
             share.append((index, value))
             nbytes += 0 if value is None else len(value)
         return share

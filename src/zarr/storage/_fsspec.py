@@ -7,7 +7,7 @@ from itertools import batched
 from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
-from zarr.abc.store import group_nbytes, numbered_requests, paired_with
+from zarr.abc.store import group_nbytes, noting, numbered_requests, paired_with
 from zarr.core._adaptive_limit import fetch_as_completed, limit_of
 from zarr.core._coalesce import coalesce_ranges
 from zarr.core.config import config
@@ -47,13 +47,11 @@ class FsspecStore:
         prototype: BufferPrototype,
         max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-        """Read many values, or byte ranges of values, of many keys.
+        """Read many values as `Store.get_many` does, but nearby byte ranges of an object as one.
 
-        Byte ranges of one object that are close together are read as one. Keys that a reference
-        file system maps to byte ranges of one file count as such. All other requests are passed
-        to `get`, as are those for which a merged read did not return the expected bytes.
-
-        See `Store.get_many` for the parameters, what is yielded, and the errors.
+        Keys that a reference file system maps to byte ranges of one file count as such. All other
+        requests are passed to `get`, as are those for which a merged read did not return the
+        expected bytes.
         """
         if not self._is_open:
             await self._open()
@@ -67,9 +65,10 @@ class FsspecStore:
         async def fetch(
             index: int, key: str, byte_range: ByteRequest | None, part: _Part | None = None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            value = await self.get(key, prototype=prototype, byte_range=byte_range)
-            if part is not None and value is not None and len(value) != part.end - part.start:
-                await _check_length(part, len(value))
+            with noting([(self, key)]):
+                value = await self.get(key, prototype=prototype, byte_range=byte_range)
+                if part is not None and value is not None and len(value) != part.end - part.start:
+                    await _check_length(part, len(value))
             return ((index, value),)
 
         async def read(*reads: Sequence[_Part]) -> Sequence[tuple[int, Buffer | None]]:
@@ -148,12 +147,10 @@ def _locate(
     from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.reference import ReferenceFileSystem
 
-    start: Any = None
-    end: Any = None
-    if isinstance(byte_range, RangeByteRequest):
-        start, end = byte_range.start, byte_range.end
-    elif byte_range is not None:
+    if not isinstance(byte_range, RangeByteRequest | None):
         return None
+    start: Any = byte_range and byte_range.start
+    end: Any = byte_range and byte_range.end
     while _is_method(fs._cat_file, DirFileSystem._cat_file):
         fs, path = fs.fs, fs._join(path)
     if _is_method(fs._cat_file, ReferenceFileSystem._cat_file):

@@ -43,6 +43,6 @@ class LocalStore:
                 return None
 
         limit = max_concurrency or config.get("async.concurrency")
-        async with contextlib.aclosing(get_in_threads(requests, read, limit)) as groups:
+        async with contextlib.aclosing(get_in_threads(self, requests, read, limit)) as groups:
             async for group in groups:
                 yield group

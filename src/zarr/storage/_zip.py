@@ -32,6 +32,6 @@ class ZipStore:
             with self._lock:
                 return self._get(key, prototype=prototype, byte_range=byte_range)
 
-        async with aclosing(get_in_threads(requests, read, threads=1)) as groups:
+        async with aclosing(get_in_threads(self, requests, read, threads=1)) as groups:
             async for group in groups:
                 yield group

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from itertools import batched
 from typing import TYPE_CHECKING
 
-from zarr.abc.store import numbered_requests, paired_with
+from zarr.abc.store import noting, numbered_requests, paired_with
 from zarr.core.common import concurrent_as_completed
 from zarr.core.config import config
 
@@ -24,13 +24,11 @@ class FsspecStore:
         prototype: BufferPrototype,
         max_concurrency: int | None = None,
     ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-        """Read many values, or byte ranges of values, of many keys.
+        """Read many values as `Store.get_many` does, but nearby byte ranges of an object as one.
 
-        Byte ranges of one object that are close together are read as one. Keys that a reference
-        file system maps to byte ranges of one file count as such. All other requests are passed
-        to `get`, as are those for which a merged read did not return the expected bytes.
-
-        See `Store.get_many` for the parameters, what is yielded, and the errors.
+        Keys that a reference file system maps to byte ranges of one file count as such. All other
+        requests are passed to `get`, as are those for which a merged read did not return the
+        expected bytes.
         """
         if not self._is_open:
             await self._open()
@@ -43,9 +41,10 @@ class FsspecStore:
         async def fetch(
             index: int, key: str, byte_range: ByteRequest | None, part: _Part | None = None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            value = await self.get(key, prototype=prototype, byte_range=byte_range)
-            if part is not None and value is not None and len(value) != part.end - part.start:
-                await _check_length(part, len(value))
+            with noting([(self, key)]):
+                value = await self.get(key, prototype=prototype, byte_range=byte_range)
+                if part is not None and value is not None and len(value) != part.end - part.start:
+                    await _check_length(part, len(value))
             return ((index, value),)
 
         async def read(*reads: Sequence[_Part]) -> Sequence[tuple[int, Buffer | None]]:

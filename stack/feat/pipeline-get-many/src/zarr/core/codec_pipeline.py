@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 # overlay: after _decoded_nbytes
 async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChunks]:
     """Fetch whole chunks: with one `get_many` if all of them are in the same store."""
-    from zarr.abc.store import Store
     from zarr.codecs.sharding import _ShardingByteGetter
     from zarr.storage._common import StorePath
 
@@ -65,8 +64,12 @@ async def _read_parts(
     drop_axes: tuple[int, ...],
 ) -> tuple[GetResult, ...]:
     """Read parts of a batch concurrently: shards, or all whole chunks as one part."""
-    calls = [(part, out, drop_axes) for part in parts]
-    results = await concurrent_map(calls, pipeline.read_batch, config.get("async.concurrency"))
+
+    async def read(*part: ChunkRead) -> tuple[GetResult, ...]:
+        with _noting(part if pipeline.supports_partial_decode else ()):
+            return await pipeline.read_batch(part, out, drop_axes)
+
+    results = await concurrent_map(parts, read, config.get("async.concurrency"))
     return tuple(chain.from_iterable(results))
 
 

@@ -63,7 +63,9 @@ class Store:
         async def fetch(
             index: int, key: str, byte_range: ByteRequest | None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            return ((index, await self.get(key, prototype=prototype, byte_range=byte_range)),)
+            with noting([(self, key)]):
+                value = await self.get(key, prototype=prototype, byte_range=byte_range)
+            return ((index, value),)
 
         limit = max_concurrency or config.get("async.concurrency")
         async with aclosing(
