@@ -1,6 +1,9 @@
 """The project as a whole: its pins, its lock, its overlay, and what comes of merging them."""
 
 import re
+import shutil
+import subprocess
+import time
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,10 +55,18 @@ class Project:
         what = "build-system.requires does not name one release of zarr"
         raise OverlayError([Problem("pyproject.toml", what, "require `zarr==VERSION` there")])
 
-    @property
+    @cached_property
     def version(self) -> str:
-        """The version of what is built here."""
-        return f"{self.pinned}+{self._settings['tool']['overlay']['local-version']}"
+        """The version of what is built here. In a repository, it ends in the time of the last commit, in UTC."""
+        if (info := self.root / "PKG-INFO").exists():  # of a source distribution
+            return re.findall(r"(?m)^Version: (\S+)$", info.read_text())[0]
+        local = self._settings["tool"]["overlay"]["local-version"]
+        if (self.root / ".git").exists() and shutil.which("git"):
+            git = ["git", "log", "-1", "--format=%ct"]
+            done = subprocess.run(git, cwd=self.root, capture_output=True, text=True, check=False)
+            if done.stdout:
+                local += time.strftime(".%Y%m%d%H%M%S", time.gmtime(int(done.stdout)))
+        return f"{self.pinned}+{local}"
 
     def load_lock(self) -> lock.Lock:
         """Read the lock, which must be about the pinned release."""

@@ -7,12 +7,7 @@ from pathlib import Path
 
 from tools.overlay.problems import OverlayError, Problem
 
-SETTINGS = (
-    "--isolated",
-    "--no-cache",
-    "--config=line-length = 100",
-    "--config=target-version = 'py312'",
-)
+SETTINGS = ("--isolated", "--no-cache", "--line-length=100", "--target-version=py312")
 UNUSED = "--select=F401,TC001,TC002,TC003,TC004,TC005"
 """No import that nothing uses, and those for typing alone in their block."""
 SORTED = "--select=I,RUF022"
@@ -28,9 +23,7 @@ def ruff() -> str:
         return str(find_ruff_bin())
     except (ImportError, FileNotFoundError):
         what = "is not installed, and it lays out what is merged"
-        remedy = (
-            "install the release that `build-system` in pyproject.toml requires, with pip or uv"
-        )
+        remedy = "install the release that pyproject.toml requires for building, with pip or uv"
         raise OverlayError([Problem("ruff", what, remedy)]) from None
 
 
@@ -49,10 +42,6 @@ def tidy(modules: Mapping[str, str]) -> dict[str, str]:
             target.write_bytes(text.encode())
         fix = ("check", "--fix", "--unsafe-fixes", "--exit-zero", _FIRST_PARTY)
         for command in ((*fix, UNUSED), (*fix, SORTED), ("format",)):
-            subprocess.run(
-                [program, *command, "--quiet", *SETTINGS, "."],
-                cwd=folder,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            arguments = [program, *command, "--quiet", *SETTINGS, "."]
+            subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         return {path: (Path(folder) / path).read_bytes().decode() for path in modules}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tomllib
 from typing import TYPE_CHECKING
@@ -61,6 +62,28 @@ class TestMerge:
         exec(merged.parts["zarr/_version.py"].content, names)  # noqa: S102
         assert names["__version__"] == names["version"] == "1.2.3+fork.7" == project.version
         assert names["__version_tuple__"] == names["version_tuple"] == (1, 2, 3, "fork.7")
+
+    def test_version_in_a_repository_ends_in_the_time_of_the_commit(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def git(*arguments: str) -> None:
+            author = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+            subprocess.run(["git", *author, *arguments], cwd=project.root, check=True)
+
+        git("init", "--quiet")
+        assert Project(project.root).version == "1.2.3+fork.7"  # nothing is committed
+        monkeypatch.setenv("GIT_COMMITTER_DATE", "2026-01-31T23:59:58-01:00")
+        git("commit", "--quiet", "--allow-empty", "--message", "first")
+        assert Project(project.root).version == "1.2.3+fork.7.20260201005958"
+        monkeypatch.setenv("PATH", "")
+        assert Project(project.root).version == "1.2.3+fork.7"
+
+    def test_version_of_a_source_distribution_is_its_own(self, project: Project) -> None:
+        write(
+            project.root,
+            {"PKG-INFO": "Metadata-Version: 2.4\nName: zarr\nVersion: 1.2.3+fork.7.2026\n"},
+        )
+        assert Project(project.root).version == "1.2.3+fork.7.2026"
 
     def test_version_is_written_in_another_way(self) -> None:
         with pytest.raises(OverlayError, match="versioned"):
@@ -253,7 +276,7 @@ def test_without_ruff(
     assert main(["show", "--upstream", str(release)], root=project.root) == 0
     assert main(["merge", "--upstream", str(release)], root=project.root) == 1
     assert (
-        "install the release that `build-system` in pyproject.toml requires"
+        "install the release that pyproject.toml requires for building"
         in capsys.readouterr().err
     )
     assert not project.merged.exists()
