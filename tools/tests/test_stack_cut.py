@@ -119,6 +119,18 @@ def test_a_definition_has_its_form_until_it_is_rewritten(stack: Stack) -> None:
         assert after[number] | {STORE: b""} == before[number] | {STORE: b""}
 
 
+def test_the_last_of_several_forms_counts_whatever_the_branches_are_called(stack: Stack) -> None:
+    edit(stack.project.root / "stack.toml", "feat/many", "z/many")
+    forms = {"z/many": "first", "feat/report": "second"}
+    texts = {
+        f"stack/{branch}/{STORE}": f"def close() -> str:\n    return {word!r}\n"
+        for branch, word in forms.items()
+    }
+    stack = put(stack, texts)
+    for number, word in enumerate([*forms.values()], 1):
+        assert f'    return "{word}"\n' in stack.files(range(number))[STORE].decode()
+
+
 def test_a_member_has_its_form_and_its_place(stack: Stack) -> None:
     text = 'class Store:\n    def report(self) -> str:\n        """Say."""\n        return ""\n'
     stack = put(stack, {f"stack/feat/many/{STORE}": text})
