@@ -81,6 +81,8 @@ class Comparison:
                 found.append(f"{side} has read other values")
         if bool(self.stock.skipped) != bool(self.fork.skipped):
             found.append("skipped on one side")
+        if self.fork.requests > self.stock.requests:
+            found.append("the fork makes more requests")
         return found
 
     def row(self) -> str:
@@ -111,7 +113,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
 def prepare(base: Environment) -> dict[str, Environment]:
     """Make the environments: zarr first, and then the clients, as someone installs them who has the fork."""
     fork = [ROOT / path for path in FORK_IS_BUILT_FROM]
-    sides = {
+    sides: dict[str, tuple[Environment, str, list[Path]]] = {
         "stock": (base.beside("clients-stock"), release().replace("==", "[remote]=="), []),
         "fork": (base.beside("clients-fork"), f"{ROOT}[remote]", fork),
     }
@@ -128,11 +130,11 @@ def call(environment: Environment, task: str, *arguments: str) -> dict[str, Any]
     result = PLACE / "result.json"
     program = ROOT / "checks" / "client_programs.py"
     # -P: `checks/` is not where the clients are imported from.
-    command = [environment.python, "-P", program, task, result, *arguments]
+    command: list[str | Path] = [environment.python, "-P", program, task, result, *arguments]
     status = children.run(command, cwd=PLACE, env=environment.variables(), log=log)
     if status:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
-        return {"failed": f"{last or f'status {status}'} (see {log.relative_to(ROOT)})"}
+        return {"failed": f"{last or f'status {status}'} (see {log})"}
     return dict(json.loads(result.read_text()))
 
 
