@@ -43,15 +43,18 @@ class Outcome:
     """What became of a program on one side."""
 
     zarr: str = ""
-    version: str = ""
-    """Of the client."""
+    version: str = ""  # of the client
     seconds: float = 0.0
     requests: int = 0
     digest: str = ""
-    skipped: str = ""
-    """Why it could not run here."""
-    failed: str = ""
-    """How it ended, if it did not end well."""
+    skipped: str = ""  # why it could not run here
+    failed: str = ""  # how it ended, if it did not end well
+
+    def problem(self, written: str) -> str:
+        """Tell what is wrong, if anything is. `written` is the digest of the values to read."""
+        if self.failed or self.skipped:
+            return self.failed
+        return "" if self.digest == written else "other values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,66 +65,53 @@ class Comparison:
     stock: Outcome
     fork: Outcome
     written: str
-    """The digest of the values that it reads."""
+    """The digest of the values to read."""
 
     @property
     def problems(self) -> list[str]:
         """What is wrong."""
-        pinned = release().removeprefix("zarr==")
-        found = []
-        for side, outcome, good in (
-            ("the release", self.stock, self.stock.zarr == pinned),
-            ("the fork", self.fork, self.fork.zarr.startswith(f"{pinned}+getmany.")),
-        ):
-            if outcome.failed:
-                found.append(f"{side}: {outcome.failed}")
-            elif not good:
-                found.append(f"{side} was replaced by zarr {outcome.zarr}")
-            elif not outcome.skipped and outcome.digest != self.written:
-                found.append(f"{side} has read other values")
-        if bool(self.stock.skipped) != bool(self.fork.skipped):
+        stock, fork, pinned = self.stock, self.fork, release().removeprefix("zarr==")
+        sides = {"the release": stock, "the fork": fork}
+        wrong = {side: outcome.problem(self.written) for side, outcome in sides.items()}
+        found = [f"{side}: {problem}" for side, problem in wrong.items() if problem]
+        if not found and (stock.zarr != pinned or not fork.zarr.startswith(f"{pinned}+getmany.")):
+            found.append(f"read with zarr {stock.zarr} and {fork.zarr}")
+        if bool(stock.skipped) != bool(fork.skipped):
             found.append("skipped on one side")
-        if self.fork.requests > self.stock.requests:
+        if fork.requests > stock.requests:
             found.append("the fork makes more requests")
         return found
 
     def row(self) -> str:
         """Return its row of the table."""
-        sides = (self.stock, self.fork)
-        skipped = self.fork.skipped and f"skipped: {self.fork.skipped}"
-        verdict = f"NO: {'; '.join(self.problems)}" if self.problems else skipped or "yes"
-        requests = " → ".join(f"{side.requests:,}" for side in sides)
-        seconds = " → ".join(f"{side.seconds:.2f}" for side in sides)
+        stock, fork, problems = self.stock, self.fork, self.problems
         cells = (
             f"`{self.name}`",
             PROGRAMS[self.name].title,
-            self.fork.version,
-            requests if any(side.requests for side in sides) else "",
-            "" if skipped else seconds,
-            verdict,
+            fork.version,
+            f"{stock.requests:,} → {fork.requests:,}" if stock.requests or fork.requests else "",
+            f"{stock.seconds:.2f} → {fork.seconds:.2f}" if stock.seconds or fork.seconds else "",
+            f"NO: {'; '.join(problems)}" if problems else fork.skipped or "yes",
         )
         return f"| {' | '.join(cells)} |"
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
     """Return the table, as Markdown."""
-    headings = ("client", "what it does", "version", "requests", "seconds", "equal")
-    rows = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    return "\n".join(rows + [comparison.row() for comparison in comparisons])
+    headings = "| client | what it does | version | requests | seconds | equal |"
+    return "\n".join([headings, "|---|---|---|---|---|---|", *(comparison.row() for comparison in comparisons)])
 
 
 def prepare(base: Environment) -> dict[str, Environment]:
-    """Make the environments: zarr first, and then the clients, as someone installs them who has the fork."""
+    """Make the environments: zarr first, then the clients, as someone who has the fork installs them."""
     fork = [ROOT / path for path in FORK_IS_BUILT_FROM]
-    sides: dict[str, tuple[Environment, str, list[Path]]] = {
-        "stock": (base.beside("clients-stock"), release().replace("==", "[remote]=="), []),
-        "fork": (base.beside("clients-fork"), f"{ROOT}[remote]", fork),
-    }
     pinned = [REQUIREMENTS, third_parties.REQUIREMENTS]
-    for environment, zarr, made_of in sides.values():
-        environment.install("zarr", [zarr], made_of=made_of)
+    environments = {side: base.beside(f"clients-{side}") for side in ("stock", "fork")}
+    environments["stock"].install("zarr", [release().replace("==", "[remote]==")])
+    environments["fork"].install("zarr", [f"{ROOT}[remote]"], made_of=fork)
+    for environment in environments.values():
         environment.install("clients", ["--requirement", str(REQUIREMENTS)], made_of=pinned)
-    return {side: environment for side, (environment, _, _) in sides.items()}
+    return environments
 
 
 def call(environment: Environment, task: str, *arguments: str) -> dict[str, Any]:
