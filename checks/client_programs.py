@@ -109,14 +109,14 @@ def xarray_obstore(url: str) -> Any:
 # ---- references --------------------------------------------------------------------------------------
 
 
-def open_references(references: dict[str, Any] | str, **options: Any) -> Any:
+def open_references(references: dict[str, Any] | str, chunks: dict[str, int] | None = None) -> Any:
     """Open references to files on an HTTP server with xarray."""
     import xarray as xr
 
     asynchronous = {"asynchronous": True}
     storage = {"fo": references, "remote_protocol": "http", "remote_options": asynchronous}
     backend = {"consolidated": False, "storage_options": storage}
-    return xr.open_dataset("reference://", engine="zarr", backend_kwargs=backend, **options)
+    return xr.open_dataset("reference://", engine="zarr", chunks=chunks, backend_kwargs=backend)
 
 
 @program("kerchunk", "kerchunk.hdf", "xarray")
@@ -144,25 +144,20 @@ def kerchunk_files(url: str) -> Any:
 def xarray_references(url: str) -> Any:
     """xarray over references in a file, on dask's processes"""
     chunks = {"time": 32, "lat": -1, "lon": -1}
-    dataset = open_references(f"{url}/references.json", chunks=chunks)
+    dataset = open_references(f"{url}/references.json", chunks)
     return dataset["temperature"].compute(scheduler="processes", num_workers=2).values
-
-
-def http_registry(url: str) -> Any:
-    """Tell VirtualiZarr how to read the files on an HTTP server."""
-    from obspec_utils.registry import ObjectStoreRegistry
-    from obstore.store import HTTPStore
-
-    return ObjectStoreRegistry({url: HTTPStore.from_url(url, client_options={"allow_http": True})})
 
 
 @program("virtualizarr", "virtualizarr.parsers", "xarray")
 def virtualizarr(url: str) -> Any:
     """VirtualiZarr's kerchunk references, opened with xarray"""
+    from obspec_utils.registry import ObjectStoreRegistry
+    from obstore.store import HTTPStore
     from virtualizarr import open_virtual_dataset
     from virtualizarr.parsers import HDFParser
 
-    registry = http_registry(url)
+    http = HTTPStore.from_url(url, client_options={"allow_http": True})
+    registry = ObjectStoreRegistry({url: http})
     virtual = open_virtual_dataset(f"{url}/field.nc", registry=registry, parser=HDFParser())
     return open_references(virtual.vz.to_kerchunk(format="dict"))["temperature"].values
 
@@ -171,9 +166,12 @@ def virtualizarr(url: str) -> Any:
 def virtualizarr_store(url: str) -> Any:
     """VirtualiZarr's `ManifestStore`, opened with xarray"""
     import xarray as xr
+    from obspec_utils.registry import ObjectStoreRegistry
+    from obstore.store import HTTPStore
     from virtualizarr.parsers import HDFParser
 
-    store = HDFParser()(url=f"{url}/field.nc", registry=http_registry(url))
+    http = HTTPStore.from_url(url, client_options={"allow_http": True})
+    store = HDFParser()(url=f"{url}/field.nc", registry=ObjectStoreRegistry({url: http}))
     dataset = xr.open_zarr(store, consolidated=False, zarr_format=3, chunks=None)
     return dataset["temperature"].values
 

@@ -99,7 +99,9 @@ class Comparison:
 def table(comparisons: Sequence[Comparison]) -> str:
     """Return the table, as Markdown."""
     headings = "| client | what it does | version | requests | seconds | equal |"
-    return "\n".join([headings, "|---|---|---|---|---|---|", *(comparison.row() for comparison in comparisons)])
+    return "\n".join(
+        [headings, "|---|---|---|---|---|---|", *(comparison.row() for comparison in comparisons)]
+    )
 
 
 def prepare(base: Environment) -> dict[str, Environment]:
