@@ -264,14 +264,14 @@ class Laboratory:
         worker = [str(side.environment.python), str(ROOT / "bench" / "worker.py"), "--url", url]
         options = ["--data", str(DATA), "--size", size, "--chunk", chunk]
         options += ["--peer", side.peer] if side.peer else []
-        with _Child([*worker, *options], side.variables) as child:
+        with Child([*worker, *options], side.variables) as child:
             for case in cases:
                 self._progress.step(f"{self.settings.title(case)} ({turn})")
                 outcome = child.ask(case.name)
                 if outcome is None:
                     raise TrialFailed(f"{case.name} failed ({turn}):\n{child.complaint()}")
                 if outcome:  # nothing: a peer that cannot do this
-                    yield case, _reading(case, outcome, _requests(url))
+                    yield case, _reading(case, outcome, take_requests(url))
             if child.end():
                 raise TrialFailed(f"{turn} did not end well:\n{child.complaint()}")
 
@@ -280,7 +280,7 @@ class Laboratory:
         if latency_ms not in self._servers:
             server = [sys.executable, str(ROOT / "bench" / "server.py"), str(DATA)]
             child = self._open.enter_context(
-                _Child(
+                Child(
                     [*server, "--latency-ms", str(latency_ms), "--listings"]
                     + ["--bandwidth", str(self.settings.bandwidth)]
                 )
@@ -304,13 +304,13 @@ class Laboratory:
             return
         self._progress.note(f"writing {(DATA / name).relative_to(ROOT)}")
         command = [str(STOCK.python), str(writers[0]), str(DATA), case.data]
-        with _Child([*command, *map(str, numbers)]) as child:
+        with Child([*command, *map(str, numbers)]) as child:
             if child.end():
                 raise TrialFailed(f"the array could not be written:\n{child.complaint()}")
         stamp.write_text(made_by)
 
 
-def _requests(url: str) -> list[dict[str, Any]]:
+def take_requests(url: str) -> list[dict[str, Any]]:
     """What a server has recorded since it was last asked."""
     with urlopen(Request(f"{url}/__requests__", method="DELETE")) as response:
         requests: list[dict[str, Any]] = json.load(response)
@@ -343,7 +343,7 @@ def _reading(case: Case, outcome: dict[str, Any], requests: list[dict[str, Any]]
     )
 
 
-class _Child:
+class Child:
     """A process that answers lines with lines of JSON, and does not outlive its context."""
 
     def __init__(self, command: Sequence[str], variables: dict[str, str] | None = None) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from checks import clients as libraries
 from tools.environment import BUILD, ROOT
 from tools.outcomes import Counts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tools.trial import Report, Trial
 
 PARQUET = ("cramjam", "fastparquet", "kerchunk", "pandas", "ujson")
@@ -37,3 +40,20 @@ def differential(trial: Trial, report: Report) -> None:
     report.counts = Counts(passed=compared - failed, failed=failed)
     if failed or not compared:
         report.fail(f"{failed} disagreements in {compared:,} cases")
+
+
+def clients(trial: Trial, report: Report) -> None:
+    """Read with libraries that use zarr, on the release and on the fork."""
+    comparisons = list(libraries.compare(libraries.QUICK, trial.environment))
+    print(libraries.table(comparisons), flush=True)
+    failed = [f"{each.name}: {'; '.join(each.problems)}" for each in comparisons if each.problems]
+    report.counts = Counts(passed=len(comparisons) - len(failed), failed=len(failed))
+    if failed:
+        report.fail(*failed)
+
+
+RUN: dict[str, Callable[[Trial, Report], None]] = {
+    "faults": faults,
+    "differential": differential,
+    "clients": clients,
+}

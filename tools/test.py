@@ -22,6 +22,7 @@ SECTIONS = {
     "tools": "the tests of the tools, measurements and checks: tools/tests/, bench/tests/, checks/tests/",
     "faults": "reads from a failing server, compared with the release; --whole runs all cells",
     "differential": "random reads and writes, compared with the release",
+    "clients": "reads with xarray and kerchunk over HTTP, compared with the release",
     "upstream": "upstream's suite on the installed fork, compared with the release",
     "docs": "the examples in upstream's documentation and docstrings",
     "stack": "the branches for upstream: built on two releases, each installed and tested alone",
