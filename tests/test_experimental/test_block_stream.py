@@ -815,11 +815,12 @@ def test_an_error_names_the_array_the_block_and_the_chunk(shards: Any) -> None:
     stream = BlockStream({"call": array})
     with pytest.raises(Exception) as raised:
         list(stream)
-    *_, note = raised.value.__notes__
+    *chunk, note = raised.value.__notes__
     block = (2, "12 to 17") if shards else (4, "12 to 14")
     assert "'call' (memory://" in note
     assert "/calls)" in note
-    assert f"block {block[0]} (rows {block[1]}), chunk {key}" in note
+    assert f"block {block[0]} (rows {block[1]})" in note
+    assert f"While reading {path!r} from memory://" in chunk[0]
 
 
 def test_corrupt_chunks() -> None:

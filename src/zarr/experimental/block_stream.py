@@ -628,15 +628,6 @@ class _Source:
     async def read(self, start: int, stop: int) -> Any:
         return await self.array.get_orthogonal_selection((slice(start, stop), *self._selection))
 
-    async def failing_chunk(self, *span: int) -> str | None:
-        """Return the key of the first chunk of some rows that cannot be read by itself."""
-        for coords, *_ in self._indexer(*span):
-            try:
-                await self.array.getitem(self.array._chunk_grid[coords].slices)  # type: ignore[union-attr]
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 -- that of the block counts
-                return str(self.array.metadata.encode_chunk_key(coords))
-        return None
-
     def pieces(self, spans: Iterable[Span], last: _Piece | None = None) -> list[_Piece]:
         """Return the pieces that hold some rows: `last`, and one for each run of other chunks."""
         pieces: list[_Piece] = []
@@ -811,10 +802,7 @@ class _Reader:
 
             return deque(chain.from_iterable(await asyncio.gather(*map(read_alone, blocks))))
         ((index, (start, stop)),), (source, error) = blocks, failed[0]
-        error.add_note(
-            f"{source.label}, block {index} (rows {start} to {stop - 1}), "
-            f"chunk {await source.failing_chunk(start, stop)}"
-        )
+        error.add_note(f"{source.label}, block {index} (rows {start} to {stop - 1})")
         return deque([error])
 
     def _make(self, blocks: Blocks, pieces: Pieces) -> list[Outcome]:
