@@ -59,7 +59,7 @@ class Project:
     def version(self) -> str:
         """The version of what is built here. In a repository, it ends in the time of the last commit, in UTC."""
         if (info := self.root / "PKG-INFO").exists():  # of a source distribution
-            return re.findall(r"(?m)^Version: (\S+)$", info.read_text())[0]
+            return str(re.findall(r"(?m)^Version: (\S+)$", info.read_text())[0])
         local = self._settings["tool"]["overlay"]["local-version"]
         if (self.root / ".git").exists() and shutil.which("git"):
             git = ["git", "log", "-1", "--format=%ct"]

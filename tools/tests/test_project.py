@@ -276,8 +276,7 @@ def test_without_ruff(
     assert main(["show", "--upstream", str(release)], root=project.root) == 0
     assert main(["merge", "--upstream", str(release)], root=project.root) == 1
     assert (
-        "install the release that pyproject.toml requires for building"
-        in capsys.readouterr().err
+        "install the release that pyproject.toml requires for building" in capsys.readouterr().err
     )
     assert not project.merged.exists()
 
