@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
@@ -140,7 +141,9 @@ def draw_curves(
             axes.set_yscale("log")
             axes.set_xticks(values, [f"{value:,g}" for value in values], minor=False)
             axes.set_xticks([], minor=True)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(lambda seconds, _: duration(seconds))
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel(label)
             axes.legend(frameon=False, fontsize=8)
