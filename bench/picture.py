@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench.tables import duration, factor
 from bench.trials import middle
