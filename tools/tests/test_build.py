@@ -189,7 +189,7 @@ def test_installed_from_git(checkout: Path, built: Path, tmp_path: Path) -> None
         assert zarr.abc.store.Store.answer(None) == 42
         print(zarr.__version__)
     """
-    assert run(python, "-c", script).strip() == Project().version
+    assert run(python, "-c", script).strip() == Project(checkout).version
 
 
 def test_editable(checkout: Path, builder: Path, tmp_path: Path) -> None:
