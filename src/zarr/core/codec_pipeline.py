@@ -288,7 +288,7 @@ async def _run_in_thread[T, V](pool: Executor | None, func: Callable[[T], V], ar
 # overlay: after _run_in_thread
 async def _read_parts(
     pipeline: BatchedCodecPipeline,
-    parts: Sequence[Sequence[ChunkRead]],
+    parts: Sequence[tuple[ChunkRead, ...]],
     out: NDBuffer,
     drop_axes: tuple[int, ...],
 ) -> tuple[GetResult, ...]:
