@@ -119,7 +119,7 @@ def numbered_requests(
 # overlay: after numbered_requests
 @contextmanager
 def noting(keys: Iterable[tuple[Store, str]]) -> Iterator[None]:
-    """Note in an exception that leaves the block which keys of which stores were being read."""
+    """Add a note that names the keys being read to any exception raised in the block."""
     try:
         yield
     except Exception as error:

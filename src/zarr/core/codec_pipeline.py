@@ -54,7 +54,7 @@ async def _async_read_fallback(
         )
 
     async def decode(chunks: FetchedChunks) -> None:
-        with _noting(batch[index] for index, _ in chunks):
+        with _noting([batch[index] for index, _ in chunks]):
             decoded = await pipeline.decode([(data, batch[index][1]) for index, data in chunks])
         for (index, _), chunk in zip(chunks, decoded, strict=True):
             scatter(index, chunk)
@@ -88,12 +88,12 @@ async def _async_read_fallback(
 
 
 # overlay: after _async_read_fallback
-def _noting(batch: Iterable[ChunkRead]) -> AbstractContextManager[None]:
-    """Note in an exception that leaves the block which of the chunks in a store were being read."""
+def _noting(batch: Sequence[ChunkRead]) -> AbstractContextManager[None]:
+    """Add a note that names the chunk to any exception raised in the block, if there is only one."""
     from zarr.storage._common import StorePath
 
-    getters = (byte_getter for byte_getter, *_ in batch)
-    return noting((each.store, each.path) for each in getters if isinstance(each, StorePath))
+    keys = [(each.store, each.path) for each, *_ in batch if isinstance(each, StorePath)]
+    return noting(keys if len(batch) == 1 else [])
 
 
 # overlay: after _noting
