@@ -74,7 +74,7 @@ class Comparison:
         sides = {"the release": stock, "the fork": fork}
         wrong = {side: outcome.problem(self.written) for side, outcome in sides.items()}
         found = [f"{side}: {problem}" for side, problem in wrong.items() if problem]
-        if not found and (stock.zarr != pinned or not fork.zarr.startswith(f"{pinned}+getmany.")):
+        if not found and (stock.zarr != pinned or not fork.zarr.startswith(f"{pinned}+getmany")):
             found.append(f"read with zarr {stock.zarr} and {fork.zarr}")
         if bool(stock.skipped) != bool(fork.skipped):
             found.append("skipped on one side")

@@ -23,7 +23,6 @@ import zarr
 from tests.event_loop import nothing_left_behind, turns
 from zarr.core import _adaptive_limit
 from zarr.core._adaptive_limit import (
-    MAX_CONCURRENCY,
     AdaptiveLimit,
     _Read,
     fetch_as_completed,
@@ -162,7 +161,7 @@ def test_limit_follows_durations(durations: list[float], limits: list[int]) -> N
     seen = []
     for duration in durations:
         full_round(limit, read, duration)
-        limit.has_room(MAX_CONCURRENCY, 0)
+        limit.has_room(10, 0)
         seen.append(limit.limit)
     assert seen == limits
 
@@ -198,15 +197,14 @@ def test_limit_stays_between_concurrency_and_its_maximum(
 ) -> None:
     limit, read = AdaptiveLimit(), _Read()
     limit.reads.append(read)
-    most = max_concurrency(concurrency)
     for step in steps:
         if isinstance(step, str):
             limit.failed()
         else:
             full_round(limit, read, step, concurrency)
-        while limit.has_room(most, 0) or len(read.in_flight) < concurrency:
+        while limit.has_room(concurrency, 0) or len(read.in_flight) < concurrency:
             limit.start(read, concurrency)
-        assert concurrency <= limit.in_flight() <= most
+        assert concurrency <= limit.in_flight() <= max_concurrency(concurrency)
         assert limit.extra(concurrency) == limit.in_flight() - concurrency
         for number in list(read.in_flight):
             limit.end(read, number, concurrency)
@@ -215,9 +213,9 @@ def test_limit_stays_between_concurrency_and_its_maximum(
 def test_no_extra_fetch_starts_while_a_failed_one_is_to_be_repeated() -> None:
     limit, read, other = AdaptiveLimit(limit=50), _Read(), _Read()
     limit.reads += [read, other]
-    assert limit.has_room(MAX_CONCURRENCY, 0)
+    assert limit.has_room(10, 0)
     other.to_repeat = 1
-    assert not limit.has_room(MAX_CONCURRENCY, 0)
+    assert not limit.has_room(10, 0)
 
 
 @pytest.mark.parametrize(

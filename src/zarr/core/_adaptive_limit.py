@@ -65,11 +65,9 @@ class AdaptiveLimit:
         """Return how many fetches are in flight beyond the first ones of each read."""
         return sum(max(0, len(read.in_flight) - concurrency) for read in self.reads)
 
-    def has_room(self, most: int, held: int) -> bool:
-        """Whether a read may start an extra fetch if it holds so many, in flight or not yet taken.
-
-        All reads together may have `most` in flight.
-        """
+    def has_room(self, concurrency: int, held: int) -> bool:
+        """Whether a read may start an extra fetch if it holds so many, in flight or not yet taken."""
+        most = max_concurrency(concurrency)
         self.limit = min(self.limit, most)
         has_room = held < most and self.in_flight() < self.limit
         return has_room and not any(read.to_repeat for read in self.reads)
@@ -139,14 +137,13 @@ class AdaptiveLimit:
         read = _Read()
         failed: list[T] = []
         largest = 0
-        most = max_concurrency(concurrency)
 
         def admits(held: int) -> bool:
             if held < concurrency:
                 return True
             extra_bytes = (held + 1 - concurrency) * largest
             most_bytes = MAX_EXTRA_BYTES // len(self.reads)
-            return 0 < extra_bytes <= most_bytes and self.has_room(most, held)
+            return 0 < extra_bytes <= most_bytes and self.has_room(concurrency, held)
 
         def calls() -> Iterator[tuple[int, T, bool]]:
             nonlocal largest
