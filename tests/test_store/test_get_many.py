@@ -22,6 +22,7 @@ from zarr.abc.store import (
     RangeByteRequest,
     Store,
     SuffixByteRequest,
+    noting,
     paired_with,
 )
 from zarr.core.buffer import Buffer, cpu, default_buffer_prototype
@@ -331,7 +332,7 @@ async def test_get_many_may_do_without_get(cls: type[Native]) -> None:
         assert await read(each, ["a", "b", ("a", None)]) == {0: b"1", 1: None, 2: b"1"}
 
 
-def noting(get: Any, seen: list[str]) -> Any:
+def recording(get: Any, seen: list[str]) -> Any:
     """Note the keys that `get` is called with, as a retry or tracing decorator might."""
 
     @functools.wraps(get)
@@ -348,7 +349,7 @@ async def test_a_get_of_ones_own_sees_every_read(
     base: Any, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    get = noting(base.get, seen)
+    get = recording(base.get, seen)
     cls = base
     if how == "subclass":
         cls = type("Child", (type("Parent", (base,), {"get": get}),), {})
@@ -445,3 +446,17 @@ async def test_a_broken_promise_fails_a_test_of_every_store(promise: str, test: 
         await getattr(tests, f"test_get_many_{test}")(store)
     for task in store.left:
         task.cancel()
+
+
+class Unnamed(MemoryStore):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_a_note_neither_hides_an_error_nor_is_repeated() -> None:
+    error = OSError("down")
+    for store in (Unnamed(), MemoryStore(), MemoryStore()):
+        with pytest.raises(OSError, match="down"), noting([(store, "c/0")]):
+            raise error
+    (note,) = error.__notes__
+    assert note.startswith("While reading 'c/0' from memory://")

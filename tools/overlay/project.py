@@ -64,7 +64,7 @@ class Project:
         if (self.root / ".git").exists() and shutil.which("git"):
             git = ["git", "log", "-1", "--format=%ct"]
             done = subprocess.run(git, cwd=self.root, capture_output=True, text=True, check=False)
-            if done.stdout:
+            if done.stdout.strip().isdigit():  # git may say more about a signature
                 local += time.strftime(".%Y%m%d%H%M%S", time.gmtime(int(done.stdout)))
         return f"{self.pinned}+{local}"
 

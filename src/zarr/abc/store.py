@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING
 
@@ -123,8 +123,10 @@ def noting(keys: Iterable[tuple[Store, str]]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for store, key in keys:
-            error.add_note(f"While reading {key!r} from {store}.")
+        if "While reading" not in str(getattr(error, "__notes__", "")):
+            with suppress(Exception):  # a note must not hide the error
+                for store, key in keys:
+                    error.add_note(f"While reading {key!r} from {store}.")
         raise
 
 
