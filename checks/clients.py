@@ -121,6 +121,7 @@ def call(environment: Environment, task: str, *arguments: str) -> dict[str, Any]
     log = BUILD / "reports" / f"{environment.path.name}-{task}.log"
     result = PLACE / "result.json"
     program = ROOT / "checks" / "client_programs.py"
+    result.unlink(missing_ok=True)  # that of another task
     # -P: `checks/` is not where the clients are imported from.
     command: list[str | Path] = [environment.python, "-P", program, task, result, *arguments]
     status = children.run(command, cwd=PLACE, env=environment.variables(), log=log)

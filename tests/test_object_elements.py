@@ -50,6 +50,7 @@ def test_a_single_element(layout: str, select: Callable[[Any], Any]) -> None:
     element = select(array)
     assert element.shape == ()
     assert element.dtype == object
+    assert type(element[()]) is bytes
     assert element[()] == b"value 3"
     np.testing.assert_array_equal(array[...], values)
 
@@ -72,6 +73,7 @@ def test_an_array_without_dimensions_is_its_value(key: Any) -> None:
     expected = np.full(shape, 0, dtype=object)
     expected[key] = b"value"
     assert buffer.as_numpy_array().tolist() == expected.tolist()
+    assert {type(each) for each in buffer.as_numpy_array().flat} <= {bytes, int}
 
 
 @pytest.mark.parametrize("value", [np.str_("text"), "text", 7], ids=["numpy", "str", "int"])

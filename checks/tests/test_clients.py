@@ -16,7 +16,7 @@ from checks.clients import QUICK, Comparison, Outcome
 from tools.environment import ROOT, Environment
 
 STOCK = Outcome("3.4.2", "1.0", seconds=2, requests=1500, digest="same")
-FORK = Outcome("3.4.2+getmany.2.g1234567", "1.0", seconds=1, requests=10, digest="same")
+FORK = Outcome("3.4.2+getmany.20261127023000", "1.0", seconds=1, requests=10, digest="same")
 SKIPPED: dict[str, Any] = {
     "digest": "",
     "version": "",

@@ -231,6 +231,14 @@ def test_fetches_share_the_requests_of_the_first_ones(
     assert limit.share(10) == share
 
 
+@pytest.mark.parametrize(("in_flight", "share"), [(1, 128), (10, 128), (20, 64), (128, 10)])
+def test_many_shards_at_once_read_as_many_ranges_each_as_by_default(
+    in_flight: int, share: int
+) -> None:
+    limit = AdaptiveLimit(reads=[_Read(in_flight=set(range(in_flight)))])
+    assert limit.share(128) == share
+
+
 @pytest.mark.parametrize(
     ("concurrency", "most", "expected"),
     [

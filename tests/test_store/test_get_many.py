@@ -453,10 +453,12 @@ class Unnamed(MemoryStore):
         raise RuntimeError
 
 
-def test_a_note_neither_hides_an_error_nor_is_repeated() -> None:
+def test_a_note_neither_hides_an_error_nor_is_repeated_nor_has_credentials() -> None:
     error = OSError("down")
-    for store in (Unnamed(), MemoryStore(), MemoryStore()):
-        with pytest.raises(OSError, match="down"), noting([(store, "c/0")]):
+    filesystem = pytest.importorskip("fsspec").filesystem("http", asynchronous=True)
+    store = FsspecStore(filesystem, path="http://me:secret@host/a?sig=1")
+    for each in (Unnamed(), store, store):
+        with pytest.raises(OSError, match="down"), noting(each, "c/0"):
             raise error
     (note,) = error.__notes__
-    assert note.startswith("While reading 'c/0' from memory://")
+    assert note == "While reading 'c/0' from <FsspecStore(HTTPFileSystem, http://host/a)>."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing, contextmanager, suppress
+import re
+from contextlib import aclosing, suppress
 from functools import wraps
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from typing import Any
 
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -56,7 +57,8 @@ class Store:
         (`contextlib.aclosing`), the requests in flight are cancelled and awaited first.
 
         Decorate an override with `zarr.abc.store.paired_with(get)` in the class that defines
-        `get`. A subclass that overrides only `get` is then read through its `get`.
+        `get`. A subclass that overrides only `get` is then read through its `get`. As any `get_many`
+        may call `get`, a subclass that translates keys must not pass translated ones to `super()`.
         """
         # Local imports: these modules import symbols from this one.
         from zarr.core._adaptive_limit import fetch_as_completed
@@ -64,7 +66,7 @@ class Store:
         async def fetch(
             index: int, key: str, byte_range: ByteRequest | None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            with noting([(self, key)]):
+            with noting(self, key):
                 value = await self.get(key, prototype=prototype, byte_range=byte_range)
             return ((index, value),)
 
@@ -117,17 +119,21 @@ def numbered_requests(
 
 
 # overlay: after numbered_requests
-@contextmanager
-def noting(keys: Iterable[tuple[Store, str]]) -> Iterator[None]:
-    """Add a note that names the keys being read to any exception raised in the block."""
-    try:
-        yield
-    except Exception as error:
-        if "While reading" not in str(getattr(error, "__notes__", "")):
+class noting:
+    """Add a note that names the key being read to any exception raised in the block."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store, self._key = store, key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and "While reading" not in str(
+            getattr(error, "__notes__", "")
+        ):
             with suppress(Exception):  # a note must not hide the error
-                for store, key in keys:
-                    error.add_note(f"While reading {key!r} from {store}.")
-        raise
+                where = re.sub(r"(?<=//)[^/@]*@|\?[^)>]*", "", str(self._store))  # no credentials
+                error.add_note(f"While reading {self._key!r} from {where}.")
 
 
 # overlay: after noting

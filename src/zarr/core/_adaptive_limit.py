@@ -29,6 +29,10 @@ SLOWER = 3
 most of their time is spent in a queue, of the server, the link or the client."""
 
 
+RANGES = 10
+"""How many ranges of a key `Store.get_ranges` reads at once by default."""
+
+
 @dataclass(eq=False)
 class _Read:
     """An iteration over fetches: the numbers of those in flight, how many failed and are repeated."""
@@ -116,9 +120,9 @@ class AdaptiveLimit:
     def share(self, concurrency: int) -> int:
         """Return how many requests a fetch may make at once, if each fetch makes several.
 
-        Together they make no more than without extra fetches: `async.concurrency` each.
+        Together they make no more than `async.concurrency` fetches that read `RANGES` ranges each.
         """
-        allowed = len(self.reads) * concurrency * concurrency
+        allowed = len(self.reads) * concurrency * min(concurrency, RANGES)
         in_flight = self.in_flight()
         return max(1, min(concurrency, allowed // in_flight)) if in_flight else concurrency
 

@@ -16,7 +16,6 @@ from zarr.core.common import concurrent_as_completed, product
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
     from concurrent.futures import Executor
-    from contextlib import AbstractContextManager
 
     from zarr.codecs.sharding import ShardingCodec
 
@@ -88,12 +87,11 @@ async def _async_read_fallback(
 
 
 # overlay: after _async_read_fallback
-def _noting(batch: Sequence[ChunkRead]) -> AbstractContextManager[None]:
+def _noting(batch: Sequence[ChunkRead]) -> noting | nullcontext[None]:
     """Add a note that names the chunk to any exception raised in the block, if there is only one."""
-    from zarr.storage._common import StorePath
-
-    keys = [(each.store, each.path) for each, *_ in batch if isinstance(each, StorePath)]
-    return noting(keys if len(batch) == 1 else [])
+    getter: Any = batch[0][0] if len(batch) == 1 else None
+    store = getattr(getter, "store", None)
+    return noting(store, getattr(getter, "path", "")) if isinstance(store, Store) else nullcontext()
 
 
 # overlay: after _noting

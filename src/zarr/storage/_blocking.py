@@ -47,7 +47,7 @@ async def get_in_threads(
                 index, key, byte_range = pending.popleft()
             except IndexError:
                 break
-            with noting([(store, key)]):
+            with noting(store, key):
                 value = get(key, byte_range)
             share.append((index, value))
             nbytes += 0 if value is None else len(value)

@@ -65,7 +65,7 @@ class FsspecStore:
         async def fetch(
             index: int, key: str, byte_range: ByteRequest | None, part: _Part | None = None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            with noting([(self, key)]):
+            with noting(self, key):
                 value = await self.get(key, prototype=prototype, byte_range=byte_range)
                 if part is not None and value is not None and len(value) != part.end - part.start:
                     await _check_length(part, len(value))

@@ -54,7 +54,8 @@ class Store:
         (`contextlib.aclosing`), the requests in flight are cancelled and awaited first.
 
         Decorate an override with `zarr.abc.store.paired_with(get)` in the class that defines
-        `get`. A subclass that overrides only `get` is then read through its `get`.
+        `get`. A subclass that overrides only `get` is then read through its `get`. As any `get_many`
+        may call `get`, a subclass that translates keys must not pass translated ones to `super()`.
         """
         # Local imports: these modules import symbols from this one.
         from zarr.core.common import concurrent_as_completed
@@ -63,7 +64,7 @@ class Store:
         async def fetch(
             index: int, key: str, byte_range: ByteRequest | None
         ) -> Sequence[tuple[int, Buffer | None]]:
-            with noting([(self, key)]):
+            with noting(self, key):
                 value = await self.get(key, prototype=prototype, byte_range=byte_range)
             return ((index, value),)
 
