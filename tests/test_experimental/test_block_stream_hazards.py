@@ -122,6 +122,14 @@ def test_a_thread_that_cannot_start_leaves_no_chunk_undecoded(
     assert len(started) == 1
 
 
+def test_what_is_submitted_to_threads_that_have_stopped_is_cancelled() -> None:
+    """Or whoever waits for it would wait for ever."""
+    pool = _DecodePool(1)
+    pool.submit(int).result(30)
+    pool.shutdown()
+    assert pool.submit(int).cancelled()
+
+
 def test_no_thread_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: _DecodePool, *work: object) -> None:
         raise RuntimeError("can't start new thread")
