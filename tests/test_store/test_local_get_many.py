@@ -1,4 +1,4 @@
-"""`get_many` of the stores that zarr reads by itself: memory, a local disk, a ZIP archive.
+"""`get_many` of stores in memory and on a local disk.
 
 What every store promises is tested in `test_get_many.py`. These tests cover odd keys and ranges, in
 which `get_many` must agree with `get`, replaced `get` methods, and what threads leave behind.
@@ -19,7 +19,7 @@ import pytest
 import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore, ManagedMemoryStore, MemoryStore, ZipStore, _blocking
+from zarr.storage import LocalStore, ManagedMemoryStore, MemoryStore, _local
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ RANGES: list[Any] = [
     *(RangeByteRequest(5, 5), OffsetByteRequest(50), OffsetByteRequest(900)),
     *(SuffixByteRequest(5), SuffixByteRequest(900), "bad"),
 ]
-NATIVE = ["local", "zip", "memory"]
+NATIVE = ["local", "memory"]
 STORE = MemoryStore()
 
 
@@ -44,7 +44,6 @@ async def create(kind: str, folder: Path, values: dict[str, bytes] = VALUES) -> 
     """A new store with `values`, not opened yet."""
     stores: dict[str, tuple[Any, Any]] = {
         "local": (LocalStore, folder / "local"),
-        "zip": (functools.partial(ZipStore, mode="w"), folder / "values.zip"),
         "memory": (MemoryStore, {}),
         "managed": (functools.partial(ManagedMemoryStore, path="below"), None),
     }
@@ -53,8 +52,7 @@ async def create(kind: str, folder: Path, values: dict[str, bytes] = VALUES) -> 
     for key, value in values.items():
         await store.set(key, PROTOTYPE.buffer.from_bytes(value))
     store.close()
-    again: Any = type(store)
-    return store if kind in ("memory", "managed") else again(root)
+    return cls(root) if kind == "local" else store  # type: ignore[no-any-return]
 
 
 async def read(store: Store, requests: Sequence[Any]) -> dict[int, bytes | None]:
@@ -134,12 +132,10 @@ async def test_replaced_get_is_read_through(
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # so that shards are read on threads
     store: Any = await create(kind, tmp_path)
     cls, calls = type(store), list[str]()
-    fill: Any = store if kind != "zip" else ZipStore(tmp_path / "values.zip", mode="a")
     values = np.arange(32 * 32).reshape(32, 32)
     await asyncio.to_thread(
-        zarr.create_array, fill, name="array", data=values, chunks=(8, 8), shards=shards
+        zarr.create_array, store, name="array", data=values, chunks=(8, 8), shards=shards
     )
-    fill.close()
     if how == "class":
         monkeypatch.setattr(cls, "get", counting(cls.get, calls))
     elif how == "instance":
@@ -150,25 +146,11 @@ async def test_replaced_get_is_read_through(
         state = vars(store)
         store = object.__new__(type("Replaced", bases, replaced if how == "subclass" else {}))
         vars(store).update(state)
-    mode: Any = "r" if store.read_only else "r+"  # a writable store would be copied for "r"
-    array = await asyncio.to_thread(zarr.open_array, store, path="array", mode=mode)
+    # For "r", the store would be copied.
+    array = await asyncio.to_thread(zarr.open_array, store, path="array", mode="r+")
     calls.clear()
     np.testing.assert_array_equal(await asyncio.to_thread(array.__getitem__, ...), values)
     assert len(calls) == (16 if shards is None else 4)
-
-
-async def test_zip_get_of_a_subclass_is_called_with_the_lock(tmp_path: Path) -> None:
-    class Traced(ZipStore):
-        def _get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-            lock: Any = self._lock
-            traced.append((key, lock._is_owned()))
-            return super()._get(key, *args, **kwargs)
-
-    traced: list[tuple[str, bool]] = []
-    store = await create("zip", tmp_path)
-    store.__class__ = Traced
-    assert len(await read(store, ["a", "b/c"])) == 2
-    assert sorted(traced) == [("a", True), ("b/c", True)]
 
 
 # --- threads ----------------------------------------------------------------------------------
@@ -180,17 +162,17 @@ async def test_slow_consumer_holds_threads_back() -> None:
     def get(key: str, byte_range: object) -> None:
         asked.append(key)
 
-    shares = _blocking.get_in_threads(STORE, [str(number) for number in range(5000)], get, 3)
+    shares = _local._get_in_threads(STORE, [str(number) for number in range(5000)], get, 3)
     share = await anext(shares)
-    assert len(share) == _blocking.SHARE
+    assert len(share) == _local.SHARE
     await asyncio.sleep(0.2)
-    assert len(asked) <= 3 * _blocking.SHARE
+    assert len(asked) <= 3 * _local.SHARE
     await shares.aclose()
     assert len(asyncio.all_tasks()) == 1
-    assert len(asked) <= 3 * _blocking.SHARE
+    assert len(asked) <= 3 * _local.SHARE
 
 
-@pytest.mark.parametrize("kind", ["local", "zip", "memory"])
+@pytest.mark.parametrize("kind", NATIVE)
 async def test_many_values_come_in_few_groups(kind: str, tmp_path: Path) -> None:
     values = {str(number): b"x" for number in range(500)}
     store = await create(kind, tmp_path, values)
@@ -200,12 +182,12 @@ async def test_many_values_come_in_few_groups(kind: str, tmp_path: Path) -> None
 
 
 async def test_share_is_limited_in_bytes() -> None:
-    size = _blocking.SHARE_BYTES // 2
+    size = _local.SHARE_BYTES // 2
 
     def get(key: str, byte_range: object) -> Any:
         return PROTOTYPE.buffer.from_bytes(bytes(size))
 
-    shares = [len(share) async for share in _blocking.get_in_threads(STORE, ["k"] * 9, get, 1)]
+    shares = [len(share) async for share in _local._get_in_threads(STORE, ["k"] * 9, get, 1)]
     assert shares == [2, 2, 2, 2, 1]
 
 
@@ -222,7 +204,7 @@ async def test_threads_stop_after_a_failure() -> None:
         failed.wait(30)
 
     with pytest.raises(OSError, match="k0") as caught:
-        async for _ in _blocking.get_in_threads(STORE, [f"k{n}" for n in range(100)], get, 2):
+        async for _ in _local._get_in_threads(STORE, [f"k{n}" for n in range(100)], get, 2):
             pass
     failed.set()
     await asyncio.get_running_loop().shutdown_default_executor()
@@ -242,7 +224,7 @@ async def test_no_more_threads_than_allowed(threads: int) -> None:
         running.remove(key)
 
     keys = [f"k{n}" for n in range(100)]
-    async for _ in _blocking.get_in_threads(STORE, keys, get, threads):
+    async for _ in _local._get_in_threads(STORE, keys, get, threads):
         pass
     assert most == threads
 
@@ -254,7 +236,7 @@ async def test_slow_storage_is_waited_for_by_all_threads() -> None:
         together.wait(timeout=30)  # each of four requests needs a thread of its own
 
     found = [
-        pair async for share in _blocking.get_in_threads(STORE, ["k"] * 4, get, 4) for pair in share
+        pair async for share in _local._get_in_threads(STORE, ["k"] * 4, get, 4) for pair in share
     ]
     assert sorted(found) == [(number, None) for number in range(4)]
 
