@@ -52,7 +52,7 @@ async def create(kind: str, folder: Path, values: dict[str, bytes] = VALUES) -> 
     for key, value in values.items():
         await store.set(key, PROTOTYPE.buffer.from_bytes(value))
     store.close()
-    return cls(root) if kind == "local" else store  # type: ignore[no-any-return]
+    return cls(root) if kind == "local" else store
 
 
 async def read(store: Store, requests: Sequence[Any]) -> dict[int, bytes | None]:
