@@ -23,6 +23,7 @@ import zarr
 from tests.event_loop import nothing_left_behind, turns
 from zarr.core import _adaptive_limit
 from zarr.core._adaptive_limit import (
+    FIRST_BYTES,
     AdaptiveLimit,
     _Read,
     fetch_as_completed,
@@ -161,7 +162,7 @@ def test_limit_follows_durations(durations: list[float], limits: list[int]) -> N
     seen = []
     for duration in durations:
         full_round(limit, read, duration)
-        limit.has_room(10, 0)
+        limit.has_room(10, 0, FIRST_BYTES)
         seen.append(limit.limit)
     assert seen == limits
 
@@ -191,9 +192,10 @@ def test_limit_falls_back_on_failure_and_then_grows_one_by_one() -> None:
 @given(
     concurrency=st.integers(1, 200),
     steps=st.lists(st.one_of(st.just("fail"), st.floats(0.001, 10)), max_size=30),
+    nbytes=st.sampled_from([1, FIRST_BYTES]),
 )
 def test_limit_stays_between_concurrency_and_its_maximum(
-    concurrency: int, steps: list[float | str]
+    concurrency: int, steps: list[float | str], nbytes: int
 ) -> None:
     limit, read = AdaptiveLimit(), _Read()
     limit.reads.append(read)
@@ -202,7 +204,7 @@ def test_limit_stays_between_concurrency_and_its_maximum(
             limit.failed()
         else:
             full_round(limit, read, step, concurrency)
-        while limit.has_room(concurrency, 0) or len(read.in_flight) < concurrency:
+        while limit.has_room(concurrency, 0, nbytes) or len(read.in_flight) < concurrency:
             limit.start(read, concurrency)
         assert concurrency <= limit.in_flight() <= max_concurrency(concurrency)
         assert limit.extra(concurrency) == limit.in_flight() - concurrency
@@ -213,9 +215,9 @@ def test_limit_stays_between_concurrency_and_its_maximum(
 def test_no_extra_fetch_starts_while_a_failed_one_is_to_be_repeated() -> None:
     limit, read, other = AdaptiveLimit(limit=50), _Read(), _Read()
     limit.reads += [read, other]
-    assert limit.has_room(10, 0)
+    assert limit.has_room(10, 0, 1)
     other.to_repeat = 1
-    assert not limit.has_room(10, 0)
+    assert not limit.has_room(10, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -612,6 +614,41 @@ async def test_a_failed_fetch_is_repeated_once_the_extra_ones_of_all_reads_have_
         gate.set()
         assert (await others, await reading) == (20, 300)
         assert attempts.count(0) == 2
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "state", "most"),
+    [
+        (1000, {}, 20),
+        (FIRST_BYTES // 20, {}, 20),
+        (FIRST_BYTES // 20 + 1, {}, 10),  # too large
+        (0, {}, 10),  # of unknown size
+        (1000, {"careful": True}, 10),  # extra fetches have failed
+        (1000, {"_fastest": 1.0}, 10),  # a round has ended, and did not make the limit grow
+    ],
+)
+async def test_twice_as_many_small_fetches_start_at_once(
+    nbytes: int, state: dict[str, Any], most: int
+) -> None:
+    """A read of a few merged ranges then takes one round trip instead of two."""
+    gate, running = asyncio.Event(), 0
+
+    async def fetch(_: int) -> int:
+        nonlocal running
+        running += 1
+        await gate.wait()
+        return 1
+
+    limit = AdaptiveLimit(**state)
+    items = [(number,) for number in range(50)]
+    results = limit.as_completed(items, fetch, int, 10, lambda *_: nbytes)
+    async with nothing_left_behind():
+        first = asyncio.ensure_future(anext(results))
+        await turns(5)
+        assert running == most
+        gate.set()
+        await first
+        await results.aclose()
 
 
 async def test_an_explicit_limit_does_not_grow() -> None:

@@ -24,10 +24,12 @@ MAX_EXTRA_BYTES = 64 << 20
 """How many bytes the fetches beyond the first `async.concurrency` may hold, in flight or not yet
 taken."""
 
+FIRST_BYTES = 4 << 20
+"""How many bytes twice `async.concurrency` fetches may hold to be in flight from the start."""
+
 SLOWER = 3
 """The limit grows while fetches take at most this many times as long as the fastest ones. By then,
 most of their time is spent in a queue, of the server, the link or the client."""
-
 
 RANGES = 10
 """How many ranges of a key `Store.get_ranges` reads at once by default."""
@@ -69,11 +71,17 @@ class AdaptiveLimit:
         """Return how many fetches are in flight beyond the first ones of each read."""
         return sum(max(0, len(read.in_flight) - concurrency) for read in self.reads)
 
-    def has_room(self, concurrency: int, held: int) -> bool:
-        """Whether a read may start an extra fetch if it holds so many, in flight or not yet taken."""
+    def has_room(self, concurrency: int, held: int, largest: int) -> bool:
+        """Whether a read may start an extra fetch if it holds so many, in flight or not yet taken.
+
+        Until the first round has ended, twice `async.concurrency` fetches may start if they are small.
+        """
         most = max_concurrency(concurrency)
-        self.limit = min(self.limit, most)
-        has_room = held < most and self.in_flight() < self.limit
+        limit = self.limit = min(self.limit, most)
+        is_first = self._fastest == math.inf and not self.careful
+        if is_first and 2 * concurrency * largest <= FIRST_BYTES:
+            limit = max(limit, 2 * concurrency)
+        has_room = held < most and self.in_flight() < limit
         return has_room and not any(read.to_repeat for read in self.reads)
 
     def start(self, read: _Read, concurrency: int) -> int:
@@ -147,7 +155,7 @@ class AdaptiveLimit:
                 return True
             extra_bytes = (held + 1 - concurrency) * largest
             most_bytes = MAX_EXTRA_BYTES // len(self.reads)
-            return 0 < extra_bytes <= most_bytes and self.has_room(concurrency, held)
+            return 0 < extra_bytes <= most_bytes and self.has_room(concurrency, held, largest)
 
         def calls() -> Iterator[tuple[int, T, bool]]:
             nonlocal largest
