@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -51,6 +53,9 @@ STYLE = {
     "svg.hashsalt": "bench",
 }
 
+VERSION_TIME = re.compile(r"\.\d{14}$")
+"""The time of the commit at the end of the fork's version."""
+
 
 def draw(comparisons: Sequence[Comparison], subtitle: str, files: Sequence[Path]) -> None:
     """Write the waterfalls of `comparisons` to each of `files`, in the format of its suffix."""
@@ -73,7 +78,7 @@ def draw(comparisons: Sequence[Comparison], subtitle: str, files: Sequence[Path]
             below.set_xlabel("seconds since the read began")
         for axes in grid[:, 0]:
             axes.set_ylabel("request number")
-        footnote = f"{subtitle}; dotted: the read was done"
+        footnote = f"{subtitle.rstrip('.')}; dotted: the read was done"
         figure.supxlabel(footnote, x=0.008, ha="left", fontsize=9, color=QUIET)
         for file in files:
             _save(figure, file)
@@ -101,7 +106,8 @@ def draw_bars(comparisons: Sequence[Comparison], subtitle: str, file: Path) -> N
             seconds = [middle(readings).seconds for readings in sides.values()]
             bars = axes.barh(list(sides), seconds, color=[COLOURS[name] for name in sides])
             axes.bar_label(bars, [duration(each) for each in seconds], padding=3, fontsize=8)
-            axes.set_title(comparison.title, loc="left", fontsize=9, fontweight="bold")
+            title = fill(comparison.title, 44)
+            axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
             axes.invert_yaxis()
             axes.set_xlim(0, max(seconds) * 1.2)
             axes.set_xticks([])
@@ -160,7 +166,7 @@ def _waterfall(axes: Axes, reading: Reading, colour: str, result: str) -> None:
     axes.set_yticks([1, count] if count > 1 else [1])
     axes.yaxis.set_major_formatter("{x:,.0f}")
     lines = (
-        (f"zarr {reading.zarr}", "normal"),
+        (f"zarr {VERSION_TIME.sub('', reading.zarr)}", "normal"),
         (result, "bold"),
         (f"{count:,} request{'s' * (count > 1)}", "normal"),
         (f"up to {reading.in_flight:,} at once", "normal"),
