@@ -130,6 +130,28 @@ def test_what_is_submitted_to_threads_that_have_stopped_is_cancelled() -> None:
     assert pool.submit(int).cancelled()
 
 
+def test_a_store_that_stops_an_iteration_does_not_end_the_stream() -> None:
+    """As if all blocks had been delivered."""
+
+    class Stopping(MemoryStore):
+        async def get(self, key: str, *args: Any, **options: Any) -> Buffer | None:
+            if key == "c/3":
+                raise StopAsyncIteration
+            return await super().get(key, *args, **options)
+
+    array = zarr.create_array(
+        Stopping(), shape=(40,), chunks=(2,), shards=(4,), dtype="int8", fill_value=1
+    )
+    pipeline = "zarr.core.codec_pipeline.FusedCodecPipeline"
+    with zarr.config.set({"codec_pipeline.path": pipeline}):
+        array = zarr.open_array(array.store)
+    array[:] = 3
+    stream = BlockStream(array)
+    with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+        list(stream)
+    assert stream.stats.blocks == 3
+
+
 def test_no_thread_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: _DecodePool, *work: object) -> None:
         raise RuntimeError("can't start new thread")

@@ -141,6 +141,13 @@ def test_neighbours_in_a_list_of_blocks_are_read_together() -> None:
     assert not np.shares_memory(blocks[7].array, blocks[8].array)
 
 
+def test_each_copy_of_a_repeated_block_counts() -> None:
+    _, array, _ = array_of(10_000, shape=(20_000,))
+    with BlockStream(array, blocks=[0] * 60, readahead_bytes=1_000_000) as stream:
+        assert len(list(stream)) == 60
+    assert 2 <= stream.stats.max_blocks_in_flight <= 12
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_any_blocks_of_arrays_in_step(data: st.DataObject) -> None:

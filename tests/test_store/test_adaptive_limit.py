@@ -651,6 +651,30 @@ async def test_twice_as_many_small_fetches_start_at_once(
         await results.aclose()
 
 
+async def test_small_fetches_of_two_reads_stay_within_the_maximum() -> None:
+    gate, running = asyncio.Event(), 0
+
+    async def fetch(_: int) -> int:
+        nonlocal running
+        running += 1
+        await gate.wait()
+        return 1
+
+    async def read(count: int) -> None:
+        items = [(number,) for number in range(count)]
+        async for _ in limit.as_completed(items, fetch, int, 10, lambda *_: 1):
+            pass
+
+    limit = AdaptiveLimit()
+    async with nothing_left_behind():
+        with zarr.config.set({"async.max_concurrency": 12}):
+            reads = [asyncio.create_task(read(count)) for count in (7, 200)]
+            await turns(5)
+            assert running == 17  # the first ten of each read may always start
+            gate.set()
+            await asyncio.gather(*reads)
+
+
 async def test_an_explicit_limit_does_not_grow() -> None:
     running = most = 0
 

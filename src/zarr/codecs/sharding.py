@@ -44,6 +44,8 @@ class ShardingCodec:
                 if rest is not None:
                     raise rest from None
                 return None  # the shard was deleted after its index had been read
+        elif isinstance(byte_getter, _ShardingByteGetter):  # in memory
+            found = [(i, await byte_getter.get(prototype, at)) for i, (_, at) in enumerate(located)]
         else:
             ranges = [(prototype, byte_range) for _, byte_range in located]
             found += enumerate(await concurrent_map(ranges, byte_getter.get, limit))

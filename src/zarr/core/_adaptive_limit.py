@@ -80,7 +80,7 @@ class AdaptiveLimit:
         limit = self.limit = min(self.limit, most)
         is_first = self._fastest == math.inf and not self.careful
         if is_first and 2 * concurrency * largest <= FIRST_BYTES:
-            limit = max(limit, 2 * concurrency)
+            limit = max(limit, min(2 * concurrency, most))
         has_room = held < most and self.in_flight() < limit
         return has_room and not any(read.to_repeat for read in self.reads)
 

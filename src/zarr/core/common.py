@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import AsyncGenerator, Collection, Coroutine
 
 
 async def concurrent_map[T: tuple[Any, ...], V](
@@ -24,9 +24,8 @@ async def concurrent_map[T: tuple[Any, ...], V](
 
 
 # overlay: after concurrent_map
-async def _cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def _cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel the tasks that are not being cancelled already, and wait until all have ended."""
-    tasks = list(tasks)
     for task in tasks:
         if not task.cancelling():
             task.cancel()

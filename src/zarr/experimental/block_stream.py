@@ -14,8 +14,13 @@ import re
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError, Executor, Future, wait
-from contextlib import aclosing, asynccontextmanager, suppress
+from concurrent.futures import Executor, Future, wait
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+)
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -25,14 +30,13 @@ from queue import SimpleQueue
 from sys import getsizeof
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, cast
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import numpy as np
 from typing_extensions import TypeVar
 
 from zarr.abc.store import Store
 from zarr.codecs import ShardingCodec
-from zarr.core import indexing
 from zarr.core.array import Array, AsyncArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.chunk_grids import FixedDimension
@@ -45,11 +49,19 @@ from zarr.core.codec_pipeline import (
 from zarr.core.common import _cancel_and_wait
 from zarr.core.config import config
 from zarr.core.dtype.common import HasItemSize
+from zarr.core.indexing import (
+    BlockIndexer,
+    OrthogonalIndexer,
+    ensure_tuple,
+    is_integer,
+    pop_fields,
+    replace_lists,
+)
 from zarr.core.sync import SyncError, _get_loop, sync
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     import numpy.typing as npt
 
@@ -70,7 +82,7 @@ IO_CONCURRENCY = 32  # requests in flight where `async.concurrency` is at its de
 SHARES = 8  # calls of `get_many` of a store that merges requests share this number
 WINDOWS = 4  # windows of full size that fit into the budget
 MAX_BLOCKS = 256  # blocks in a window; the first has one, the others up to 8 times all before
-OVERHEAD = 1 << 10  # approximate memory of a block besides its data, in bytes
+OVERHEAD = 1 << 10  # approximate memory of a chunk or a block besides its data, in bytes
 ITEM_NBYTES = 16  # expected size of an element of variable length, until some have been read
 CLOSE_SECONDS = 1.0  # how long `close` waits for cancelled reads to end
 
@@ -125,10 +137,11 @@ def _read_of_block(array: Any, coords: Any) -> tuple[AsyncArray[Any], partial[An
     if not isinstance(array, Array | AsyncArray):
         raise TypeError(f"Expected a zarr array, got an object of type {type(array).__name__}.")
     source = array.async_array if isinstance(array, Array) else array
-    fields, selection = indexing.pop_fields(coords)
-    selection = cast("Any", indexing.replace_lists(indexing.ensure_tuple(selection)))
-    indexer = indexing.BlockIndexer(selection, source.shape, source._chunk_grid)
-    prototype, read = default_buffer_prototype(), AsyncArray._get_selection
+    fields, selection = pop_fields(coords)
+    selection = cast("Any", replace_lists(ensure_tuple(selection)))
+    indexer = BlockIndexer(selection, source.shape, source._chunk_grid)
+    prototype = default_buffer_prototype()
+    read = AsyncArray._get_selection
     return source, partial(read, indexer=indexer, prototype=prototype, fields=fields)
 
 
@@ -203,7 +216,12 @@ class BlockStreamStats:
 T = TypeVar("T", default=Block)
 
 
-class BlockStream(Iterator[T], AsyncIterator[T]):
+class BlockStream(
+    Iterator[T],
+    AsyncIterator[T],
+    AbstractContextManager["BlockStream[T]", None],
+    AbstractAsyncContextManager["BlockStream[T]", None],
+):
     """Blocks of arrays along the first axis, read ahead of the program that takes them.
 
     Consecutive blocks are read together: the first alone, then more and more of them, several such
@@ -273,125 +291,103 @@ class BlockStream(Iterator[T], AsyncIterator[T]):
         default = config.get("async.concurrency")
         if default is None or default == config.defaults[0]["async"]["concurrency"]:
             default = IO_CONCURRENCY
-        limit = _Limit(_positive("io_concurrency", io_concurrency, default))
-        threads = _positive("decode_threads", decode_threads, os.cpu_count() or 1)
-        sources = _sources(arrays, selection, limit, block_length)
+        sources = _sources(arrays, selection)
         axis = _axis([*sources.values()], block_length)
         try:
             self._indices = _chosen(axis.nchunks, start, stop, blocks)
         except IndexError as error:
             raise IndexError(f"{next(iter(sources.values())).label}: {error}") from None
-        budget = _nbytes(readahead_bytes)
-        self._reader = _Reader(sources, axis, self._indices, budget, threads, transform)
-        self._limit = limit
+        self._reader = _Reader(
+            sources,
+            axis,
+            self._indices,
+            _nbytes(readahead_bytes),
+            _positive("io_concurrency", io_concurrency, default),
+            _positive("decode_threads", decode_threads, os.cpu_count() or 1),
+            transform,
+        )
         given = arrays.values() if isinstance(arrays, Mapping) else [arrays]
         self._is_async = any(isinstance(array, AsyncArray) for array in given)
-        self._home: asyncio.AbstractEventLoop | None = None  # where the stores are read
-        self._pid = os.getpid()
-        self._windows = self._reader.read_ahead()
-        self._turn = asyncio.Lock()  # of whoever uses `_windows`
         self._lock = threading.RLock()  # a signal handler may look at the stream, or close it
         self._window: Future[deque[Outcome]] | None = None  # whose blocks are being delivered
-        self._taken, self._returned_at = 0, 0.0
+        self._taken = 0  # blocks
         self._failed_at: int | None = None
-        self._closed = False
 
     def __len__(self) -> int:
         """How many blocks there are in all."""
         return len(self._indices)
 
     def __next__(self) -> T:
-        while isinstance(taken := self._take(_get_loop), Future):
-            if asyncio._get_running_loop() is self._home:
-                raise SyncError("A block is awaited by blocking the loop that fetches it.")
-            with suppress(CancelledError):
-                taken.exception()  # waits, also for the window to be cancelled
-        return cast("T", taken[0])
+        while True:
+            window = self._current_window(_get_loop)
+            if not window.done():
+                if asyncio._get_running_loop() is self._reader.home:
+                    raise SyncError("A block is awaited by blocking the loop that fetches it.")
+                wait([window])
+            if (taken := self._take(window)) is not None:
+                return cast("T", taken[0])
 
     async def __anext__(self) -> T:
         home = asyncio.get_running_loop if self._is_async else _get_loop
-        try:
-            while isinstance(taken := self._take(home), Future):
-                await asyncio.wait([asyncio.wrap_future(taken)])
-        except StopIteration:
-            raise StopAsyncIteration from None
-        return cast("T", taken[0])
+        while True:
+            try:
+                window = self._current_window(home)
+            except StopIteration:
+                raise StopAsyncIteration from None
+            if not window.done():
+                await asyncio.wait([asyncio.wrap_future(window)])
+            if (taken := self._take(window)) is not None:
+                return cast("T", taken[0])
 
-    def _take(self, home: Callable[[], Any]) -> Future[deque[Outcome]] | tuple[Any, int]:
-        """Take the next block, or return the window that has to be waited for."""
+    def _current_window(
+        self, home: Callable[[], asyncio.AbstractEventLoop]
+    ) -> Future[deque[Outcome]]:
+        """Return the window of the next block, which may still be in flight."""
         with self._lock:
+            if self._reader.pid not in (None, os.getpid()):
+                raise RuntimeError("A stream cannot be used after a fork. Make another one.")
             if self._taken == len(self._indices):
                 raise StopIteration
             if self._failed_at is not None:
                 raise RuntimeError(f"The stream has ended: block {self._failed_at} failed.")
-            if self._closed:
+            if self._reader.closed:
                 raise ValueError("The stream of blocks is closed.")
-            if self._home is None:
-                self._home, self._pid = home(), os.getpid()
-                _streams.add(self)  # to be closed when the program ends
-            if self._window is None or not self._window.done():
-                if self._pid != os.getpid():
-                    raise RuntimeError("A stream cannot be used after a fork. Make another one.")
-                self._window = self._window or self._run(self._next_window())
-                return self._window
-            error = _error_of(self._window)
-            outcome = error if error is not None else self._window.result().popleft()
+            if self._reader.home is None:
+                self._reader.home, self._reader.pid = home(), os.getpid()
+                _readers.add(self._reader)
+                # When a program ends, its readers are stopped together.
+                finalize(self, self._reader.cancel).atexit = False
+            if self._window is None:
+                self._window = self._reader.begin_next_window()
+            return self._window
+
+    def _take(self, window: Future[deque[Outcome]]) -> tuple[Any, int] | None:
+        """Take the next block of a window, or return `None` if another thread took the last one."""
+        with self._lock:
+            if self._window is not window or self._reader.closed:
+                return None
+            error = _error_of(window)
+            outcome = error if error is not None else window.result().popleft()
+            if isinstance(outcome, StopIteration | StopAsyncIteration):  # would look like the end
+                outcome = RuntimeError(f"Reading the block raised {outcome!r}.")
             if isinstance(outcome, BaseException):
                 self._failed_at = self._indices[self._taken]
-                self._stop()
+                self._reader.cancel()
                 try:
                     raise outcome
                 finally:
-                    del outcome, error  # the traceback holds this frame
-            if not self._window.result():
+                    del outcome, error, window  # the traceback holds this frame
+            if not window.result():
                 self._window = None
             self._taken += 1
-            stats = self._reader.stats
-            stats.blocks, stats.nbytes = self._taken, stats.nbytes + outcome[1]
+            self._reader.stats.blocks += 1
+            self._reader.stats.nbytes += outcome[1]
             if self._taken == len(self._indices):
-                self._stop()
+                self._reader.cancel()
             return outcome
-
-    async def _next_window(self) -> deque[Outcome]:
-        stats, since = self._reader.stats, perf_counter()
-        stats.consumer_seconds += since - (self._returned_at or since)
-        async with self._turn:
-            window = await anext(self._windows)
-        self._returned_at = perf_counter()
-        stats.waited_seconds += self._returned_at - since
-        return window
-
-    def _run[V](self, work: Coroutine[Any, Any, V]) -> Future[V]:
-        try:
-            return asyncio.run_coroutine_threadsafe(work, cast("Any", self._home))
-        except RuntimeError:  # the event loop was closed
-            work.close()
-            raise
-
-    def _stop(self) -> Future[None] | None:
-        """Cancel what is in flight. Return what can be waited for until that has ended."""
-
-        async def end() -> None:
-            async with self._turn:
-                await self._windows.aclose()
-
-        self._closed = True
-        if self._home is None or self._pid != os.getpid():
-            return None
-        if self._window is not None:
-            self._window.cancel()  # which wakes whoever waits for it
-        with suppress(RuntimeError):
-            return self._run(end())
-        return None
-
-    def __enter__(self) -> BlockStream[T]:
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    async def __aenter__(self) -> BlockStream[T]:
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
@@ -401,9 +397,10 @@ class BlockStream(Iterator[T], AsyncIterator[T]):
 
     def close(self) -> None:
         """Cancel what is in flight. Taking another block is an error from now on."""
-        ending = self._stop()
-        if ending is not None and asyncio._get_running_loop() is not self._home:
-            wait([ending], CLOSE_SECONDS)
+        self._reader.cancel()
+        if self._window is not None:
+            self._window.cancel()  # which wakes whoever waits for it
+        self._reader.wait()
 
     async def aclose(self) -> None:
         """Do what `close` does, without blocking the event loop."""
@@ -412,21 +409,10 @@ class BlockStream(Iterator[T], AsyncIterator[T]):
     @property
     def stats(self) -> BlockStreamStats:
         """What the stream has done so far."""
-        return replace(self._reader.stats, requests=self._limit.requests)
+        return replace(self._reader.stats, nbytes_in_flight=self._reader.nbytes_in_flight())
 
 
-_streams: WeakSet[BlockStream[Any]] = WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    for stream in list(_streams):
-        stream.close()
-
-
-def _sources(
-    arrays: Any, selection: Any, limit: _Limit, block_length: int | None
-) -> dict[str, _Source]:
+def _sources(arrays: Any, selection: Any) -> dict[str, _Source]:
     if isinstance(arrays, Array | AsyncArray):
         arrays, selection = {"array": arrays}, {"array": selection}
     if not isinstance(arrays, Mapping):
@@ -441,11 +427,7 @@ def _sources(
         raise ValueError("There is no array to read.")
     if unknown := selections.keys() - arrays.keys():
         raise ValueError(f"`selection` names unknown arrays: {sorted(map(str, unknown))}.")
-    exact = block_length is not None
-    return {
-        name: _Source(name, array, selections.get(name), limit, exact)
-        for name, array in arrays.items()
-    }
+    return {name: _Source(name, array, selections.get(name)) for name, array in arrays.items()}
 
 
 def _axis(sources: Sequence[_Source], block_length: int | None) -> DimensionGrid:
@@ -471,7 +453,7 @@ def _chosen(count: int, start: Any, stop: Any, blocks: Any) -> Sequence[int]:
     """Return the indices of the blocks to read, of `count`."""
 
     def checked(block: Any, end: int) -> int:
-        if not indexing.is_integer(block):
+        if not is_integer(block):
             raise TypeError(f"A block index must be an integer, got {block!r}.")
         if not -count <= block < end:
             raise IndexError(f"block {block} is out of range, there are {count}")
@@ -490,7 +472,7 @@ def _chosen(count: int, start: Any, stop: Any, blocks: Any) -> Sequence[int]:
 def _positive(name: str, value: int | None, default: int = 1) -> int:
     if value is None:
         return default
-    if not indexing.is_integer(value) or value < 1:
+    if not is_integer(value) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
     return int(value)
 
@@ -503,7 +485,7 @@ def _nbytes(size: int | str) -> int:
     ):
         power = " kmgt".index(match[2] or " ")
         nbytes = round(float(match[1]) * (1024 if match[3] else 1000) ** power)
-    if not indexing.is_integer(nbytes) or nbytes < 1:
+    if not is_integer(nbytes) or nbytes < 1:
         raise ValueError(
             "readahead_bytes must be a positive whole number of bytes, or text with a unit such as "
             f"'64MB' or '64MiB', got {size!r}."
@@ -511,23 +493,109 @@ def _nbytes(size: int | str) -> int:
     return int(nbytes)
 
 
+class _DecodePool(Executor):
+    """Daemon threads, which do not delay the exit of the program."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._started, self._stopped = limit, 0, False
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        # docstring inherited
+        future: Future[Any] = Future()
+        if self._stopped:
+            future.cancel()
+            return future
+        if self._started < self._limit:
+            try:
+                threading.Thread(target=self._run, name="zarr_block_decode", daemon=True).start()
+                self._started += 1
+            except RuntimeError:  # the system has no more threads
+                if not self._started:
+                    raise
+        self._jobs.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        # docstring inherited
+        self._stopped = True
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, work = job
+            if self._stopped:
+                future.cancel()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # noqa: BLE001 -- it is for whoever has the future
+                    future.set_exception(error)
+            del job, future, work
+        self._jobs.put(None)  # for the next thread
+
+
+class _LimitedStore(WrapperStore[Store]):
+    """Limits how many requests a stream has in flight, for all its stores together."""
+
+    _supports_sync_io = False  # every request passes through here
+    get_ranges = Store.get_ranges  # type: ignore[assignment]  # which merges, and calls `get`
+
+    def __init__(self, store: Store, reader: _Reader) -> None:
+        super().__init__(store)
+        # The nearest class that has either decides how several requests are served.
+        nearest = next(c for c in type(store).__mro__ if {"get", "get_many"} & vars(c).keys())
+        is_own = vars(nearest).get("get_many", Store.get_many) is not Store.get_many
+        # Object stores, and file systems but for that of references, have a request for each key.
+        protocol = getattr(getattr(store, "fs", None), "protocol", "reference")
+        self._merges = is_own and protocol == "reference" and not isinstance(store, ObjectStore)
+        self._reader = reader
+
+    def __str__(self) -> str:
+        return str(self._store)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Any:
+        # docstring inherited
+        async with self._reader.in_flight(1):
+            value = await self._store.get(key, prototype, byte_range)
+        self._reader.stats.requests += 1
+        return value
+
+    async def get_many(
+        self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        # docstring inherited
+        get_many: Any = partial(Store.get_many, self)
+        most, held = self._reader.io_concurrency, 0  # by this call; each `get` is counted by itself
+        if self._merges:
+            most = held = min(len(requests), max(1, most // SHARES))
+            get_many = self._store.get_many
+        groups = get_many(requests, prototype=prototype, max_concurrency=most)
+        async with self._reader.in_flight(held), aclosing(groups):
+            async for group in groups:
+                self._reader.stats.requests += self._merges
+                yield group
+
+
+@dataclass(slots=True, eq=False)
 class _Piece:
     """Consecutive rows of an array that are read together: one chunk or more."""
 
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-        self.task: Any = None  # that reads it
+    start: int
+    stop: int
+    nbytes: int = 0  # in memory, by its shape
+    task: Any = None  # that reads it
 
 
 class _Source:
     """An array that blocks are read from, and what is selected of its axes after the first."""
 
-    def __init__(self, name: str, array: Any, selection: Any, limit: _Limit, exact: bool) -> None:
+    def __init__(self, name: str, array: Any, selection: Any) -> None:
         if not isinstance(array, Array | AsyncArray):
             raise TypeError(f"{name!r} is not a zarr.Array, but a {type(array).__name__}.")
-        array = copy(array.async_array if isinstance(array, Array) else array)
+        self.array = array = array.async_array if isinstance(array, Array) else array
         self.label = f"Array {name!r} ({array.store_path})"
-        self._selection = () if selection is None else indexing.ensure_tuple(selection)
+        self._selection = () if selection is None else ensure_tuple(selection)
         if not array.shape:
             raise IndexError(f"{self.label} has no axis")
         if (count := sum(part is not ... for part in self._selection)) >= array.ndim:
@@ -541,37 +609,42 @@ class _Source:
         codec = getattr(array.codec_pipeline, "array_bytes_codec", None)
         if isinstance(codec, ShardingCodec) and array.codec_pipeline.supports_partial_decode:
             self._chunks = FixedDimension(codec.chunk_shape[0], array.shape[0])
-        path = StorePath(_LimitedStore(array.store_path.store, limit), array.store_path.path)
-        object.__setattr__(array, "store_path", path)
-        # What lies between inner chunks of a window is read for another one.
-        gap = {"sharding_coalesce_max_gap_bytes": 0} if exact else {}
-        self._array = array.with_config(replace(array.config, **gap))
         dtype = array.metadata.dtype
         self.is_sized = isinstance(dtype, HasItemSize)
         item_nbytes = dtype.item_size if isinstance(dtype, HasItemSize) else ITEM_NBYTES
-        rows = (slice(None), *self._selection)
-        indexer = indexing.OrthogonalIndexer(rows, array.shape, array._chunk_grid)
-        self.row_nbytes = prod(indexer.shape[1:]) * item_nbytes
-        self.last: _Piece | None = None  # that goes on where the windows end
+        self.row_nbytes = prod(self._indexer(0, array.shape[0]).shape[1:]) * item_nbytes
+
+    def _indexer(self, *span: int) -> OrthogonalIndexer:
+        selection = (slice(*span), *self._selection)
+        return OrthogonalIndexer(selection, self.array.shape, self.array._chunk_grid)
+
+    def limit(self, reader: _Reader, *, whole_shards: bool) -> None:
+        """Read within the limits of a stream from here on."""
+        array = self.array = copy(self.array)
+        if not whole_shards:  # what lies between inner chunks of a window is read for another one
+            settings = replace(array.config, sharding_coalesce_max_gap_bytes=0)
+            array = self.array = array.with_config(settings)
+        path = StorePath(_LimitedStore(array.store_path.store, reader), array.store_path.path)
+        object.__setattr__(array, "store_path", path)
 
     async def read(self, start: int, stop: int) -> Any:
-        return await self._array.get_orthogonal_selection((slice(start, stop), *self._selection))
+        return await self.array.get_orthogonal_selection((slice(start, stop), *self._selection))
 
     def pieces(self, spans: Iterable[Span], last: _Piece | None = None) -> list[_Piece]:
-        """Return the pieces that hold some rows: `last` if the first is in it, and runs of chunks."""
-        grid, rows = self._chunks, []
-        for start, stop in spans:
-            first, final = grid.index_to_chunk(start), grid.index_to_chunk(stop - 1)
-            rows.append(
-                (grid.chunk_offset(first), grid.chunk_offset(final) + grid.data_size(final))
-            )
-        rows.sort()
-        pieces = [last] if last is not None and last.start <= rows[0][0] < last.stop else []
-        for start, stop in rows:
-            if pieces and pieces[-1] is not last and start <= pieces[-1].stop:
-                pieces[-1].stop = max(pieces[-1].stop, stop)
-            elif not pieces or stop > pieces[-1].stop:
-                pieces.append(_Piece(max(start, pieces[-1].stop) if pieces else start, stop))
+        """Return the pieces that hold some rows: `last`, and one for each run of other chunks."""
+        pieces: list[_Piece] = []
+        chunk_at = self._chunks.index_to_chunk
+        for number in sorted(
+            {n for a, b in spans for n in range(chunk_at(a), chunk_at(b - 1) + 1)}
+        ):
+            start, length = self._chunks.chunk_offset(number), self._chunks.data_size(number)
+            if last is not None and last.start <= start < last.stop:
+                pieces += [last] if last not in pieces else []
+                continue
+            if not pieces or pieces[-1] is last or pieces[-1].stop != start:
+                pieces.append(_Piece(start, start))
+            pieces[-1].stop += length
+            pieces[-1].nbytes += length * self.row_nbytes + OVERHEAD
         return pieces
 
 
@@ -579,13 +652,16 @@ class _Source:
 class _Window:
     """Blocks that are read together."""
 
-    blocks: int
+    blocks: Blocks
     nbytes: int  # in memory, as expected until it is read
     task: asyncio.Task[deque[Outcome]]  # that reads it
 
 
 class _Reader:
-    """Reads blocks in windows. It does not refer to the stream, which may be forgotten."""
+    """Reads blocks in windows, in `home`, the event loop of their stores.
+
+    It does not refer to the stream, so that a forgotten stream is collected, which ends the reads.
+    """
 
     def __init__(
         self,
@@ -593,79 +669,111 @@ class _Reader:
         axis: DimensionGrid,
         indices: Sequence[int],
         budget: int,
-        threads: int,
+        io_concurrency: int,
+        decode_threads: int,
         transform: Callable[[Block], Any] | None,
     ) -> None:
-        self.stats = BlockStreamStats()
+        self.home: asyncio.AbstractEventLoop | None = None
+        self.pid: int | None = None
+        self.closed, self.stats, self.io_concurrency = False, BlockStreamStats(), io_concurrency
+        self._requests, self._turn = asyncio.Semaphore(io_concurrency), asyncio.Lock()
         self._sources, self._axis, self._indices = sources, axis, indices
-        self._budget, self._threads, self._transform = budget, threads, transform
-        self._pool = _DecodePool(threads)
+        self._budget, self._transform, self._threads = budget, transform, decode_threads
+        self._pool = _DecodePool(decode_threads)
         self._row_nbytes = sum(source.row_nbytes for source in sources.values())
+        for source in sources.values():
+            source.limit(self, whole_shards=source.axis == axis)
+        self._windows: deque[_Window] = deque()  # the first has been asked for
+        self._planned: tuple[Blocks, Pieces, int] | None = None  # what did not fit yet
+        self._last: dict[str, _Piece | None] = {}  # pieces that go on where the windows end
+        self._begun, self._returned_at = 0, 0.0
         # What elements of variable length take in memory is known once some have been read.
         self._is_sized = all(source.is_sized for source in sources.values())
         self._growth = 1.0  # how much larger arrays are in memory than their shapes say
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = threading.Lock()  # held until then; a future would need other locks
+        self._ended.acquire()
 
-    async def read_ahead(self) -> AsyncGenerator[deque[Outcome]]:
-        """Read windows while the budget allows it, and at least one. Yield each when it is due."""
-        windows: deque[_Window] = deque()
-        stats, begun = self.stats, 0
-        planned: tuple[Blocks, Pieces, int] | None = None  # what did not fit yet
-
-        def begin() -> None:
-            nonlocal begun, planned
-            stats.nbytes_in_flight = sum(window.nbytes for window in windows)
-            while begun < len(self._indices) and (self._is_sized or not windows):
-                blocks, pieces, nbytes = planned = planned or self._plan(begun)
-                if windows and stats.nbytes_in_flight + nbytes > self._budget:
-                    return
-                planned, stop = None, blocks[-1][1][1]
-                for name, source in self._sources.items():
-                    goes_on = (p for p in pieces[name] if p.start < stop < p.stop)
-                    source.last = next(goes_on, None)
-                task = self._start(self._read(blocks, pieces))
-                windows.append(_Window(len(blocks), nbytes, task))
-                begun += len(blocks)
-                stats.nbytes_in_flight += nbytes
-                in_flight = stats.nbytes_in_flight, sum(window.blocks for window in windows)
-                stats.max_nbytes_in_flight = max(stats.max_nbytes_in_flight, in_flight[0])
-                stats.max_blocks_in_flight = max(stats.max_blocks_in_flight, in_flight[1])
-
+    @asynccontextmanager
+    async def in_flight(self, count: int) -> AsyncIterator[None]:
+        """Count so many requests, and wait until they are within the limit."""
+        held = 0
         try:
-            begin()
-            while windows:
-                await asyncio.wait([windows[0].task])
-                outcomes = _outcomes(windows[0].task)
-                windows[0].nbytes = sum(n[1] + OVERHEAD for n in outcomes if isinstance(n, tuple))
-                self._is_sized = True
-                begin()
-                yield outcomes
-                windows.popleft()
-                begin()
+            async with self._turn:  # or two that hold a part would wait for each other
+                while held < count:
+                    await self._requests.acquire()
+                    held += 1
+            yield
         finally:
-            self._pool.shutdown()
-            stats.nbytes_in_flight = 0
-            logger.info("%d of %d blocks were taken:\n%s", stats.blocks, len(self._indices), stats)
-            await _cancel_and_wait(self._tasks)
+            for _ in range(held):
+                self._requests.release()
 
-    def _plan(self, begun: int) -> tuple[Blocks, Pieces, int]:
+    def begin_next_window(self) -> Future[deque[Outcome]]:
+        """Ask for the next blocks, from any thread."""
+        waiting = self._next_window()
+        try:
+            return asyncio.run_coroutine_threadsafe(waiting, cast("Any", self.home))
+        except RuntimeError:  # the event loop was closed
+            waiting.close()
+            raise
+
+    async def _next_window(self) -> deque[Outcome]:
+        since = perf_counter()
+        self.stats.consumer_seconds += since - (self._returned_at or since)
+        if self._windows:
+            self._windows.popleft()
+        self._begin_windows()
+        if not self._windows:  # it was closed
+            return deque()
+        window = self._windows[0]
+        await asyncio.wait([window.task])
+        error = _error_of(window.task)
+        outcomes: deque[Outcome] = window.task.result() if error is None else deque([error])
+        window.nbytes = sum(each[1] + OVERHEAD for each in outcomes if isinstance(each, tuple))
+        self._is_sized = True
+        self._begin_windows()
+        self._returned_at = perf_counter()
+        self.stats.waited_seconds += self._returned_at - since
+        return outcomes
+
+    def nbytes_in_flight(self) -> int:
+        """Return how many bytes are being read, or wait to be taken."""
+        return 0 if self.closed else sum(window.nbytes for window in tuple(self._windows))
+
+    def _begin_windows(self) -> None:
+        """Start reading windows while the budget allows it, and at least one."""
+        while self._begun < len(self._indices) and not self.closed:
+            if self._windows and not self._is_sized:
+                return
+            blocks, pieces, nbytes = self._planned = self._planned or self._plan()
+            in_flight = self.nbytes_in_flight() + nbytes
+            if self._windows and in_flight > self._budget:
+                return
+            stop = blocks[-1][1][1]
+            for name, of_array in pieces.items():
+                self._last[name] = next((p for p in of_array if p.start < stop < p.stop), None)
+            self._planned = None
+            task = self._start(self._read(blocks, pieces))
+            self._windows.append(_Window(blocks, nbytes, task))
+            self._begun += len(blocks)
+            stats, count = self.stats, sum(len(window.blocks) for window in self._windows)
+            stats.max_nbytes_in_flight = max(stats.max_nbytes_in_flight, in_flight)
+            stats.max_blocks_in_flight = max(stats.max_blocks_in_flight, count)
+
+    def _plan(self) -> tuple[Blocks, Pieces, int]:
         """Return the next window: its blocks, what to read for them, and how much memory it takes."""
-        count = min(8 * begun or 1, MAX_BLOCKS)
-        starts = [
-            (index, self._axis.chunk_offset(index))
-            for index in self._indices[begun : begun + count]
-        ]
+        count = min(8 * self._begun or 1, MAX_BLOCKS)
+        indices = self._indices[self._begun : self._begun + count]
+        starts = [(index, self._axis.chunk_offset(index)) for index in indices]
         blocks = [(index, (at, at + self._axis.data_size(index))) for index, at in starts]
         while True:
             spans = [span for _, span in blocks]
-            pieces = {name: s.pieces(spans, s.last) for name, s in self._sources.items()}
-            # Encoded and decoded, or in pieces and as blocks: about twice the size of the rows.
-            rows = [
-                s.row_nbytes * (p.stop - p.start)
-                for name, s in self._sources.items()
-                for p in pieces[name]
-            ]
-            nbytes = int(2 * self._growth * sum(rows)) + len(blocks) * OVERHEAD
+            pieces = {k: s.pieces(spans, self._last.get(k)) for k, s in self._sources.items()}
+            # Encoded and decoded, or in pieces and as blocks.
+            nbytes = sum(piece.nbytes for of_array in pieces.values() for piece in of_array)
+            rows = sum(stop - start for start, stop in spans)
+            as_blocks = rows * self._row_nbytes + len(pieces) * len(blocks) * OVERHEAD
+            nbytes = int(self._growth * (nbytes + max(nbytes, as_blocks)))
             if len(blocks) == 1 or nbytes <= self._budget / WINDOWS:
                 return blocks, pieces, nbytes
             blocks = blocks[: len(blocks) // 2]
@@ -708,15 +816,50 @@ class _Reader:
             try:
                 arrays = {name: _cut(*span, of_array) for name, of_array in pieces.items()}
                 nbytes = sum(map(_held_nbytes, arrays.values()))
-                expected = self._row_nbytes * (span[1] - span[0])
-                self._growth = max(self._growth, nbytes / max(1, expected))
+                expected = self._row_nbytes * (span[1] - span[0]) + OVERHEAD * len(arrays)
+                self._growth = max(self._growth, nbytes / expected)
                 block = Block(index, slice(*span), arrays)
-                outcomes.append((self._transform(block) if self._transform else block, nbytes))
-            except (StopIteration, StopAsyncIteration) as error:  # it would look like the end
-                outcomes.append(RuntimeError(f"The transform raised {error!r}."))
+                value = block if self._transform is None else self._transform(block)
+                outcomes.append((value, nbytes))
             except BaseException as error:  # noqa: BLE001 -- it is delivered
                 outcomes.append(error)
         return outcomes
+
+    def cancel(self) -> None:
+        """Cancel all reads without waiting. It takes no lock: the garbage collector may call it."""
+        if not self.closed:
+            self.closed = True
+            if (home := self.home) is not None and self.pid == os.getpid():
+                try:
+                    home.call_soon_threadsafe(lambda: home.create_task(self._end()))
+                except RuntimeError:  # the event loop was closed
+                    self._pool.shutdown()
+                    self._ended.release()
+
+    async def _end(self) -> None:
+        self._pool.shutdown()
+        await _cancel_and_wait(self._tasks)
+        stats, count = self.stats, len(self._indices)
+        logger.info("%d of %d blocks were taken:\n%s", stats.blocks, count, stats)
+        self._windows.clear()
+        self._ended.release()
+
+    def wait(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Wait until nothing is in flight, unless called in the event loop that has to do that."""
+        here = self.home in (None, asyncio._get_running_loop()) or self.pid != os.getpid()
+        if not here and self._ended.acquire(timeout=timeout):
+            self._ended.release()
+
+
+_readers: WeakSet[_Reader] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for reader in (readers := list(_readers)):
+        reader.cancel()
+    for reader in readers:
+        reader.wait()
 
 
 def _cut(start: int, stop: int, pieces: Iterable[_Piece]) -> Any:
@@ -740,112 +883,3 @@ def _held_nbytes(array: Any) -> int:
 def _error_of(task: asyncio.Future[Any] | Future[Any]) -> BaseException | None:
     """Return the error of a task that has ended, or `None`."""
     return asyncio.CancelledError() if task.cancelled() else task.exception()
-
-
-def _outcomes(task: asyncio.Task[deque[Outcome]]) -> deque[Outcome]:
-    error = _error_of(task)
-    return deque([error]) if error is not None else task.result()
-
-
-class _DecodePool(Executor):
-    """Daemon threads, which do not delay the exit of the program."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._started, self._stopped = limit, 0, False
-        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        # docstring inherited
-        future: Future[Any] = Future()
-        if self._stopped:
-            future.cancel()
-        elif self._started < self._limit:
-            try:
-                threading.Thread(target=self._run, name="zarr_block_decode", daemon=True).start()
-                self._started += 1
-            except RuntimeError:  # the system has no more threads
-                if not self._started:
-                    raise
-        self._jobs.put((future, partial(fn, *args, **kwargs)))
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        # docstring inherited
-        self._stopped = True
-        self._jobs.put(None)
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            future, work = job
-            if self._stopped:
-                future.cancel()
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work())
-                except BaseException as error:  # noqa: BLE001 -- it is for whoever has the future
-                    future.set_exception(error)
-            del job, future, work
-        self._jobs.put(None)  # for the next thread
-
-
-class _Limit:
-    """How many requests are in flight at once, for all stores of a stream together."""
-
-    def __init__(self, number: int) -> None:
-        self.number, self.requests, self._free = number, 0, asyncio.Semaphore(number)
-
-    @asynccontextmanager
-    async def in_flight(self, most: int = 1) -> AsyncIterator[int]:
-        """Wait until one request is allowed, and count as many as are then, but at most `most`."""
-        held = 0
-        try:
-            while held < most and not (held and self._free.locked()):
-                await self._free.acquire()
-                held += 1
-            yield held
-        finally:
-            for _ in range(held):
-                self._free.release()
-
-
-class _LimitedStore(WrapperStore[Store]):
-    """Keeps to the limit of a stream."""
-
-    _supports_sync_io = False  # every request passes through here
-    get_ranges = Store.get_ranges  # type: ignore[assignment]  # which merges, and calls `get`
-
-    def __init__(self, store: Store, limit: _Limit) -> None:
-        super().__init__(store)
-        # The nearest class that has either decides how several requests are served.
-        nearest = next(c for c in type(store).__mro__ if {"get", "get_many"} & vars(c).keys())
-        is_own = vars(nearest).get("get_many", Store.get_many) is not Store.get_many
-        # Object stores, and file systems but for that of references, have a request for each key.
-        protocol = getattr(getattr(store, "fs", None), "protocol", "reference")
-        self._merges = is_own and protocol == "reference" and not isinstance(store, ObjectStore)
-        self._limit = limit
-
-    def __str__(self) -> str:
-        return str(self._store)
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Any:
-        # docstring inherited
-        async with self._limit.in_flight():
-            value = await self._store.get(key, prototype, byte_range)
-        self._limit.requests += 1
-        return value
-
-    async def get_many(
-        self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
-    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-        # docstring inherited
-        share, number = 0, self._limit.number
-        get_many: Any = partial(Store.get_many, self)  # each `get` is counted by itself
-        if self._merges:
-            get_many = self._store.get_many
-            share = min(len(requests), max(1, number // SHARES))
-        async with self._limit.in_flight(share) as held:
-            groups = get_many(requests, prototype=prototype, max_concurrency=held or number)
-            async with aclosing(groups):
-                async for group in groups:
-                    self._limit.requests += self._merges
-                    yield group

@@ -33,7 +33,7 @@ class FsspecStore:
         if not self._is_open:
             await self._open()
         limit = max_concurrency or config.get("async.concurrency")
-        options = self.fs.storage_options  # of a reference file system
+        options = _without_folders(self.fs, "")[0].storage_options  # of a reference file system
         max_gap = options.get("max_gap", MAX_GAP)
         max_nbytes = min(options.get("max_block", MAX_MERGED), MAX_MERGED)
         unserved: list[_Part] = []
@@ -79,5 +79,4 @@ class FsspecStore:
                 concurrent_as_completed(items, lambda f, *args: f(*args), limit)
             ) as groups:
                 async for group in groups:
-                    if group:
-                        yield group
+                    yield group
