@@ -185,13 +185,14 @@ async def test_references_to_several_filesystems() -> None:
     assert one.requests[0] == two.requests[0] == ("many", 10, None)
 
 
-async def test_references_in_a_directory() -> None:
+@pytest.mark.parametrize(("options", "expected"), [({}, 1), ({"max_gap": -1}, 50)])
+async def test_references_in_a_directory(options: dict[str, int], expected: int) -> None:
     fs = Objects(data=DATA)
-    inside = references(fs, {f"folder/{key}": part for key, part in CHUNKS.items()}).fs
+    inside = references(fs, {f"folder/{key}": part for key, part in CHUNKS.items()}, **options).fs
     directory = DirFileSystem("folder", inside, asynchronous=True)
     store = FsspecStore(directory, path="c", read_only=True)
-    assert await read(store, [key[2:] for key in CHUNKS]) == WHOLE
-    assert fs.requests == [("data", 0, 100_000)]
+    assert await read(store, [key[2:] for key in CHUNKS][::2]) == WHOLE[::2]
+    assert len(fs.requests) == expected
 
 
 BYTE_RANGES = st.one_of(

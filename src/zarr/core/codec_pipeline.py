@@ -179,8 +179,7 @@ def _read_synchronously(batch: Sequence[ChunkRead]) -> bool:
 # overlay: after _read_synchronously
 def _decoded_nbytes(batch: Sequence[ChunkRead]) -> int:
     """Return the size of the largest chunk when decoded."""
-    specs = {id(spec): spec for _, spec, *_ in batch}.values()
-    return max(product(s.shape) * s.dtype.to_native_dtype().itemsize for s in specs)
+    return max(product(s.shape) * s.dtype.to_native_dtype().itemsize for _, s, *_ in batch)
 
 
 # overlay: after _decoded_nbytes

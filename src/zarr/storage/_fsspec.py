@@ -57,7 +57,8 @@ class FsspecStore:
             await self._open()
         limit = max_concurrency or config.get("async.concurrency")
         backend = self._read_backend()
-        options = _without_folders(self.fs, "")[0].storage_options  # of a reference file system
+        # Of a reference file system, which may be below a folder.
+        options = getattr(getattr(self.fs, "fs", self.fs), "storage_options", {})
         max_gap = options.get("max_gap", MAX_GAP)
         max_nbytes = min(options.get("max_block", MAX_MERGED), MAX_MERGED)
         unserved: list[_Part] = []
@@ -143,13 +144,15 @@ def _locate(
     Returns `(fs, path, start, end)`, or `None`.
     """
     from fsspec.core import split_protocol
+    from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.reference import ReferenceFileSystem
 
     if not isinstance(byte_range, RangeByteRequest | None):
         return None
     start: Any = byte_range and byte_range.start
     end: Any = byte_range and byte_range.end
-    fs, path = _without_folders(fs, path)
+    while _is_method(fs._cat_file, DirFileSystem._cat_file):
+        fs, path = fs.fs, fs._join(path)
     if _is_method(fs._cat_file, ReferenceFileSystem._cat_file):
         try:
             path, start, end = fs._cat_common(path, start=start, end=end)
@@ -162,16 +165,6 @@ def _locate(
 
 
 # overlay: after _locate
-def _without_folders(fs: AsyncFileSystem, path: str) -> tuple[AsyncFileSystem, str]:
-    """Return the filesystem of a folder that is used like one, and the path there."""
-    from fsspec.implementations.dirfs import DirFileSystem
-
-    while _is_method(fs._cat_file, DirFileSystem._cat_file):
-        fs, path = fs.fs, fs._join(path)
-    return fs, path
-
-
-# overlay: after _without_folders
 def _is_method(method: Callable[..., Any], function: Callable[..., Any]) -> bool:
     """Whether a bound method is `function`, neither overridden in a subclass nor replaced."""
     return getattr(method, "__func__", None) is function

@@ -33,7 +33,8 @@ class FsspecStore:
         if not self._is_open:
             await self._open()
         limit = max_concurrency or config.get("async.concurrency")
-        options = _without_folders(self.fs, "")[0].storage_options  # of a reference file system
+        # Of a reference file system, which may be below a folder.
+        options = getattr(getattr(self.fs, "fs", self.fs), "storage_options", {})
         max_gap = options.get("max_gap", MAX_GAP)
         max_nbytes = min(options.get("max_block", MAX_MERGED), MAX_MERGED)
         unserved: list[_Part] = []
