@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 
 import zarr
-from zarr.experimental.block_stream import BlockStream, _cut, _DecodePool
+from zarr.experimental.block_stream import (
+    CLOSE_SECONDS,
+    BlockStream,
+    _cut,
+    _DecodePool,
+    _stop_all,
+)
 from zarr.storage import MemoryStore
 
 if TYPE_CHECKING:
@@ -99,6 +105,18 @@ def test_who_waits_is_told_at_once_that_the_stream_is_closed() -> None:
     assert ended.wait(30)
     store.stubborn.set()
     thread.join()
+
+
+def test_an_exit_waits_for_all_streams_together() -> None:
+    store = SlowStore()
+    array = numbers(store)
+    store.slow_from, store.stubborn = 1, threading.Event()
+    streams = [BlockStream(array) for _ in range(6)]
+    assert [next(stream).index for stream in streams] == [0] * 6
+    began = time.monotonic()
+    _stop_all()
+    assert CLOSE_SECONDS <= time.monotonic() - began < 3 * CLOSE_SECONDS
+    store.stubborn.set()
 
 
 def test_a_thread_that_cannot_start_leaves_no_chunk_undecoded(

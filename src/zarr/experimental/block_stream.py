@@ -829,14 +829,15 @@ class _Reader:
         """Cancel all reads without waiting. It takes no lock: the garbage collector may call it."""
         if not self.closed:
             self.closed = True
-            self._pool.shutdown()
             if (home := self.home) is not None and self.pid == os.getpid():
                 try:
                     home.call_soon_threadsafe(lambda: home.create_task(self._end()))
                 except RuntimeError:  # the event loop was closed
+                    self._pool.shutdown()
                     self._ended.release()
 
     async def _end(self) -> None:
+        self._pool.shutdown()
         await _cancel_and_wait(self._tasks)
         stats, count = self.stats, len(self._indices)
         logger.info("%d of %d blocks were taken:\n%s", stats.blocks, count, stats)
@@ -857,8 +858,9 @@ _readers: WeakSet[_Reader] = WeakSet()
 def _stop_all() -> None:
     for reader in (readers := list(_readers)):
         reader.cancel()
+    until = perf_counter() + CLOSE_SECONDS
     for reader in readers:
-        reader.wait()
+        reader.wait(max(0, until - perf_counter()))
 
 
 def _cut(start: int, stop: int, pieces: Iterable[_Piece]) -> Any:

@@ -57,8 +57,7 @@ class FsspecStore:
             await self._open()
         limit = max_concurrency or config.get("async.concurrency")
         backend = self._read_backend()
-        # Of a reference file system, which may be below a folder.
-        options = getattr(getattr(self.fs, "fs", self.fs), "storage_options", {})
+        options = getattr(getattr(self.fs, "fs", self.fs), "storage_options", {})  # of references
         max_gap = options.get("max_gap", MAX_GAP)
         max_nbytes = min(options.get("max_block", MAX_MERGED), MAX_MERGED)
         unserved: list[_Part] = []
@@ -121,7 +120,8 @@ class FsspecStore:
                 )
             ) as groups:
                 async for group in groups:
-                    yield group
+                    if group:
+                        yield group
 
     def _read_backend(self) -> object:
         from fsspec import AbstractFileSystem

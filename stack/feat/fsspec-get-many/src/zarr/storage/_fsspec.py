@@ -33,8 +33,7 @@ class FsspecStore:
         if not self._is_open:
             await self._open()
         limit = max_concurrency or config.get("async.concurrency")
-        # Of a reference file system, which may be below a folder.
-        options = getattr(getattr(self.fs, "fs", self.fs), "storage_options", {})
+        options = getattr(getattr(self.fs, "fs", self.fs), "storage_options", {})  # of references
         max_gap = options.get("max_gap", MAX_GAP)
         max_nbytes = min(options.get("max_block", MAX_MERGED), MAX_MERGED)
         unserved: list[_Part] = []
@@ -80,4 +79,5 @@ class FsspecStore:
                 concurrent_as_completed(items, lambda f, *args: f(*args), limit)
             ) as groups:
                 async for group in groups:
-                    yield group
+                    if group:
+                        yield group
