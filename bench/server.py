@@ -137,20 +137,24 @@ class Connection(asyncio.Protocol):
 
     def _send_rest(self) -> None:
         folder = self._folder
+        if folder.bandwidth == float("inf"):
+            self._send_piece(len(self._rest))
+            return
+        size = min(PIECE, len(self._rest))
+        now = time.monotonic()
+        folder.free_at = max(now, folder.free_at) + size / folder.bandwidth
+        asyncio.get_running_loop().call_later(folder.free_at - now, self._send_piece, size)
+
+    def _send_piece(self, size: int) -> None:
         if self._transport.is_closing():
             return
-        if folder.bandwidth == float("inf"):
-            piece, self._rest = self._rest, memoryview(b"")
-        else:
-            piece, self._rest = self._rest[:PIECE], self._rest[PIECE:]
+        piece, self._rest = self._rest[:size], self._rest[size:]
         if self._request is not None:
             self._request.sent += len(piece)
         if piece:
             self._transport.write(piece)
         if self._rest:
-            now = time.monotonic()
-            folder.free_at = max(now, folder.free_at) + len(piece) / folder.bandwidth
-            asyncio.get_running_loop().call_later(folder.free_at - now, self._send_rest)
+            self._send_rest()
         elif not self._transport.get_write_buffer_size():
             self._end()
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -97,4 +98,13 @@ def test_latency(url: str) -> None:
 def test_bandwidth(url: str) -> None:
     began = time.monotonic()
     assert len(get(f"{url}/inner/file")[1]) == len(CONTENT)
-    assert time.monotonic() - began >= 0.2  # 1 MiB at 4 MB/s, but for the last piece
+    assert time.monotonic() - began >= 0.25  # 1 MiB at 4 MB/s
+
+
+@pytest.mark.parametrize("url", [("--bandwidth", "0.1")], indirect=True)
+def test_small_responses_share_the_bandwidth(url: str) -> None:
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        bodies = list(pool.map(lambda _: get(f"{url}/inner/file", "0-1999")[1], range(24)))
+    assert sum(map(len, bodies)) == 48_000
+    assert time.monotonic() - began >= 0.48  # at 0.1 MB/s
