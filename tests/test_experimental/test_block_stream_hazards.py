@@ -165,8 +165,9 @@ def test_a_store_that_stops_an_iteration_does_not_end_the_stream() -> None:
         array = zarr.open_array(array.store)
     array[:] = 3
     stream = BlockStream(array)
-    with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+    with pytest.raises(RuntimeError, match="Block 3 raised StopAsyncIteration") as caught:
         list(stream)
+    assert "block 3 (rows 12 to 15)" in caught.value.__cause__.__notes__[-1]  # type: ignore[union-attr]
     assert stream.stats.blocks == 3
 
 

@@ -616,6 +616,24 @@ async def test_a_failed_fetch_is_repeated_once_the_extra_ones_of_all_reads_have_
         assert attempts.count(0) == 2
 
 
+class Gate:
+    """Fetches that end once the gate is opened."""
+
+    def __init__(self) -> None:
+        self.opened, self.running = asyncio.Event(), 0
+
+    async def fetch(self, _: int) -> int:
+        self.running += 1
+        await self.opened.wait()
+        return 1
+
+    async def read(self, limit: AdaptiveLimit, count: int, nbytes: int = 1) -> None:
+        items = [(number,) for number in range(count)]
+        async for _ in limit.as_completed(items, self.fetch, int, 10, lambda *_: nbytes):
+            pass
+
+
+@pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize(
     ("nbytes", "state", "most"),
     [
@@ -631,47 +649,24 @@ async def test_twice_as_many_small_fetches_start_at_once(
     nbytes: int, state: dict[str, Any], most: int
 ) -> None:
     """A read of a few merged ranges then takes one round trip instead of two."""
-    gate, running = asyncio.Event(), 0
-
-    async def fetch(_: int) -> int:
-        nonlocal running
-        running += 1
-        await gate.wait()
-        return 1
-
-    limit = AdaptiveLimit(**state)
-    items = [(number,) for number in range(50)]
-    results = limit.as_completed(items, fetch, int, 10, lambda *_: nbytes)
+    limit, gate = AdaptiveLimit(**state), Gate()
     async with nothing_left_behind():
-        first = asyncio.ensure_future(anext(results))
+        reading = asyncio.create_task(gate.read(limit, 50, nbytes))
         await turns(5)
-        assert running == most
-        gate.set()
-        await first
-        await results.aclose()
+        assert gate.running == most
+        gate.opened.set()
+        await reading
 
 
+@pytest.mark.usefixtures("many_files")
 async def test_small_fetches_of_two_reads_stay_within_the_maximum() -> None:
-    gate, running = asyncio.Event(), 0
-
-    async def fetch(_: int) -> int:
-        nonlocal running
-        running += 1
-        await gate.wait()
-        return 1
-
-    async def read(count: int) -> None:
-        items = [(number,) for number in range(count)]
-        async for _ in limit.as_completed(items, fetch, int, 10, lambda *_: 1):
-            pass
-
-    limit = AdaptiveLimit()
+    limit, gate = AdaptiveLimit(), Gate()
     async with nothing_left_behind():
         with zarr.config.set({"async.max_concurrency": 12}):
-            reads = [asyncio.create_task(read(count)) for count in (7, 200)]
+            reads = [asyncio.create_task(gate.read(limit, count)) for count in (7, 200)]
             await turns(5)
-            assert running == 17  # the first ten of each read may always start
-            gate.set()
+            assert gate.running == 17  # the first ten of each read may always start
+            gate.opened.set()
             await asyncio.gather(*reads)
 
 

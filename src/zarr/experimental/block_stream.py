@@ -369,7 +369,8 @@ class BlockStream(
             error = _error_of(window)
             outcome = error if error is not None else window.result().popleft()
             if isinstance(outcome, StopIteration | StopAsyncIteration):  # would look like the end
-                outcome = RuntimeError(f"Reading the block raised {outcome!r}.")
+                error = RuntimeError(f"Block {self._indices[self._taken]} raised {outcome!r}.")
+                error.__cause__, outcome = outcome, error
             if isinstance(outcome, BaseException):
                 self._failed_at = self._indices[self._taken]
                 self._reader.cancel()
