@@ -188,8 +188,8 @@ async def test_references_to_several_filesystems() -> None:
 @pytest.mark.parametrize(("options", "expected"), [({}, 1), ({"max_gap": -1}, 50)])
 async def test_references_in_a_directory(options: dict[str, int], expected: int) -> None:
     fs = Objects(data=DATA)
-    inside = references(fs, {f"folder/{key}": part for key, part in CHUNKS.items()}, **options).fs
-    directory = DirFileSystem("folder", inside, asynchronous=True)
+    inside = references(fs, {f"x/y/{key}": part for key, part in CHUNKS.items()}, **options).fs
+    directory = DirFileSystem("y", DirFileSystem("x", inside, asynchronous=True), asynchronous=True)
     store = FsspecStore(directory, path="c", read_only=True)
     assert await read(store, [key[2:] for key in CHUNKS][::2]) == WHOLE[::2]
     assert len(fs.requests) == expected

@@ -30,12 +30,13 @@ class FsspecStore:
         requests are passed to `get`, as are those for which a merged read did not return the
         expected bytes.
         """
-        if not self._is_open:
-            await self._open()
+        await self._ensure_open()
         limit = max_concurrency or config.get("async.concurrency")
-        options = getattr(getattr(self.fs, "fs", self.fs), "storage_options", {})  # of references
-        max_gap = options.get("max_gap", MAX_GAP)
-        max_nbytes = min(options.get("max_block", MAX_MERGED), MAX_MERGED)
+        fs = self.fs
+        while hasattr(getattr(fs, "fs", None), "storage_options"):
+            fs = fs.fs  # references are below directories
+        max_gap = fs.storage_options.get("max_gap", MAX_GAP)
+        max_nbytes = min(fs.storage_options.get("max_block", MAX_MERGED), MAX_MERGED)
         unserved: list[_Part] = []
 
         async def fetch(

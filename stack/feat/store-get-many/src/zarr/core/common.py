@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ async def concurrent_as_completed[T: tuple[Any, ...], V](
     finished: asyncio.Queue[asyncio.Task[V]] = asyncio.Queue()
     try:
         while True:
-            while limit is None or len(tasks) < limit:
-                if (item := next(upcoming, None)) is None:
-                    break
+            for item in islice(upcoming, None if limit is None else limit - len(tasks)):
                 task = asyncio.create_task(func(*item))
                 tasks.add(task)
                 task.add_done_callback(finished.put_nowait)
