@@ -156,20 +156,28 @@ async def test_replaced_get_is_read_through(
 # --- threads ----------------------------------------------------------------------------------
 
 
-async def test_slow_consumer_holds_threads_back() -> None:
+def quarter_share(seconds: float) -> Any:
+    """Return a `get` whose values are a quarter of a share, and the keys that it was asked for."""
     asked: list[str] = []
 
-    def get(key: str, byte_range: object) -> None:
+    def get(key: str, byte_range: object) -> Any:
         asked.append(key)
+        time.sleep(seconds)
+        return PROTOTYPE.buffer.from_bytes(bytes(_local.SHARE_BYTES // 4))
 
-    shares = _local._get_in_threads(STORE, [str(number) for number in range(5000)], get, 3)
-    share = await anext(shares)
-    assert len(share) == _local.SHARE
+    return get, asked
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+async def test_slow_consumer_holds_threads_back(threads: int) -> None:
+    get, asked = quarter_share(_local.SLOW_SECONDS * 2)
+    shares = _local._get_in_threads(STORE, [str(number) for number in range(100)], get, threads)
+    assert len(await anext(shares)) == len(await anext(shares)) == 4
     await asyncio.sleep(0.2)
-    assert len(asked) <= 3 * _local.SHARE
+    assert len(asked) <= 4 * (1 + threads)
     await shares.aclose()
     assert len(asyncio.all_tasks()) == 1
-    assert len(asked) <= 3 * _local.SHARE
+    assert len(asked) <= 4 * (1 + threads)
 
 
 @pytest.mark.parametrize("kind", NATIVE)
@@ -181,14 +189,30 @@ async def test_many_values_come_in_few_groups(kind: str, tmp_path: Path) -> None
     assert len(groups) < 50
 
 
-async def test_share_is_limited_in_bytes() -> None:
-    size = _local.SHARE_BYTES // 2
+@pytest.mark.parametrize(("seconds", "per_share"), [(0.0, 4), (_local.SHARE_SECONDS, 1)])
+async def test_share_is_limited(seconds: float, per_share: int) -> None:
+    get, _ = quarter_share(seconds)
+    shares = [len(share) async for share in _local._get_in_threads(STORE, ["k"] * 8, get, 1)]
+    assert shares == [per_share] * (8 // per_share)
 
-    def get(key: str, byte_range: object) -> Any:
-        return PROTOTYPE.buffer.from_bytes(bytes(size))
 
-    shares = [len(share) async for share in _local._get_in_threads(STORE, ["k"] * 9, get, 1)]
-    assert shares == [2, 2, 2, 2, 1]
+async def test_fast_storage_is_read_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_local, "SLOW_SECONDS", 60)
+    monkeypatch.setattr(_local, "SHARE_SECONDS", 60)
+    get, asked = quarter_share(0.001)
+    running = 0
+
+    def get_alone(key: str, byte_range: object) -> Any:
+        nonlocal running
+        running += 1
+        assert running == 1
+        value = get(key, byte_range)
+        running -= 1
+        return value
+
+    async for _ in _local._get_in_threads(STORE, ["k"] * 20, get_alone, 10):
+        pass
+    assert len(asked) == 20
 
 
 async def test_threads_stop_after_a_failure() -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from zarr.abc.store import noting, numbered_requests, paired_with
-from zarr.core.common import concurrent_as_completed
+from zarr.core.common import _cancel_and_wait
 from zarr.core.config import config
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-SHARE = 64
-"""How many files a thread reads at most before it returns the values."""
-
-SHARE_BYTES = 1 << 20
+SHARE_BYTES = 4 << 20
 """How many bytes a thread reads, or more, before it returns the values."""
+
+SHARE_SECONDS = 0.01
+"""How long a thread reads before it returns the values."""
+
+SLOW_SECONDS = 0.0002
+"""Storage is slow if a file takes longer than this. One that the operating system holds in memory
+takes a tenth of it."""
 
 
 class LocalStore:
@@ -64,16 +69,19 @@ async def _get_in_threads(
 ) -> AsyncGenerator[Sequence[tuple[int, Buffer | None]]]:
     """Call `get(key, byte_range)` for each request, on at most `threads` threads at a time.
 
-    Each thread takes the next request when it is done with one. So if storage is fast, few threads
-    do all the work; if it is slow, all of them wait for it together. After a failure or a
+    While storage is fast, one thread makes all calls, as several would wait for one another between
+    system calls. While it is slow, all threads wait for it together. After a failure or a
     cancellation, a thread finishes the request at hand and stops.
     """
     pending = deque(numbered_requests(requests))
+    tasks: set[asyncio.Task[tuple[Sequence[tuple[int, Buffer | None]], float]]] = set()
+    done = tasks
+    is_slow = False
 
-    def get_share() -> Sequence[tuple[int, Buffer | None]]:
+    def get_share() -> tuple[Sequence[tuple[int, Buffer | None]], float]:
         share: list[tuple[int, Buffer | None]] = []
-        nbytes = 0
-        while len(share) < SHARE and nbytes < SHARE_BYTES:
+        nbytes, began = 0, perf_counter()
+        while nbytes < SHARE_BYTES and perf_counter() - began < SHARE_SECONDS:
             try:
                 index, key, byte_range = pending.popleft()
             except IndexError:
@@ -82,16 +90,22 @@ async def _get_in_threads(
                 value = get(key, byte_range)
             share.append((index, value))
             nbytes += 0 if value is None else len(value)
-        return share
+        return share, perf_counter() - began
 
-    limit = min(threads or len(pending), len(pending)) or None
-    calls = ((get_share,) for _ in iter(pending.__len__, 0))
     try:
-        async with contextlib.aclosing(
-            concurrent_as_completed(calls, asyncio.to_thread, limit)
-        ) as shares:
-            async for share in shares:
+        while pending or tasks:
+            most = (threads or len(pending)) if is_slow else 1
+            for _ in range(min(most - len(tasks), len(pending))):
+                tasks.add(asyncio.create_task(asyncio.to_thread(get_share)))
+            done, tasks = await asyncio.wait(
+                tasks, timeout=2 * SHARE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            is_slow = not done
+            for task in done:
+                share, seconds = task.result()
+                is_slow |= seconds > SLOW_SECONDS * len(share)
                 if share:
                     yield share
     finally:
         pending.clear()
+        await _cancel_and_wait(tasks | done)
