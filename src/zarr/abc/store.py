@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from zarr.core.buffer import Buffer, BufferPrototype
 
+__all__ = ["numbered_requests", "paired_with"]
+
 
 class Store:
     # overlay: after _get_many

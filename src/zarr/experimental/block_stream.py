@@ -550,6 +550,8 @@ class _LimitedStore(WrapperStore[Store]):
         # Object stores, and file systems but for that of references, have a request for each key.
         protocol = getattr(getattr(store, "fs", None), "protocol", "reference")
         self._merges = is_own and protocol == "reference" and not isinstance(store, ObjectStore)
+        # Several calls that read files would wait for one another.
+        self._calls = 1 if isinstance(store, LocalStore) else SHARES
         self._reader = reader
 
     def __str__(self) -> str:
@@ -569,7 +571,7 @@ class _LimitedStore(WrapperStore[Store]):
         get_many: Any = partial(Store.get_many, self)
         most, held = self._reader.io_concurrency, 0  # by this call; each `get` is counted by itself
         if self._merges:
-            most = held = min(len(requests), max(1, most // SHARES))
+            most = held = min(len(requests), max(1, most // self._calls))
             get_many = self._store.get_many
         groups = get_many(requests, prototype=prototype, max_concurrency=most)
         async with self._reader.in_flight(held), aclosing(groups):

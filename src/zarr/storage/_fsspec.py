@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from contextlib import aclosing
 from itertools import batched
-from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
 from zarr.abc.store import group_nbytes, noting, numbered_requests, paired_with
@@ -154,15 +154,14 @@ def _locate(
     end: Any = byte_range and byte_range.end
     while _is_method(fs._cat_file, DirFileSystem._cat_file):
         fs, path = fs.fs, fs._join(path)
-    if _is_method(fs._cat_file, ReferenceFileSystem._cat_file):
-        try:
+    try:
+        if _is_method(fs._cat_file, ReferenceFileSystem._cat_file):
             path, start, end = fs._cat_common(path, start=start, end=end)
             fs = fs.fss[split_protocol(path)[0]]
-        except Exception:  # noqa: BLE001 -- `get` raises it as well
-            return None
-    if isinstance(start, Integral) and isinstance(end, Integral) and 0 <= int(start) < int(end):
-        return fs, path, int(start), int(end)
-    return None
+        start, end = operator.index(start), operator.index(end)  # a whole object has none
+    except Exception:  # noqa: BLE001 -- `get` raises it as well, or knows the end
+        return None
+    return (fs, path, start, end) if 0 <= start < end else None
 
 
 # overlay: after _locate
