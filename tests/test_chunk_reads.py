@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from tests.test_codec_pipeline_get_many import (  # noqa: F401 -- fixtures
     AsyncCodec,
     ChunkStore,
     MakeReader,
+    OwnPath,
     Reader,
     SyncCodec,
     Work,
@@ -43,7 +46,7 @@ from zarr.codecs import (
     ZstdCodec,
 )
 from zarr.codecs import numcodecs as numcodecs_codecs
-from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
+from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline, _run_in_thread
 from zarr.core.config import config
 from zarr.errors import ChunkNotFoundError
 from zarr.storage import MemoryStore
@@ -368,3 +371,76 @@ async def test_a_codec_that_is_cancelled_inside(road: MakeReader, work: Work, co
     work.failures[0] = asyncio.CancelledError()
     with pytest.raises(asyncio.CancelledError):
         await road(ChunkStore(count), count).read()
+
+
+async def test_tasks_that_have_ended_are_let_go(road: MakeReader) -> None:
+    class OneByOne(ChunkStore):  # type: ignore[misc]
+        tasks = 0
+
+        async def get_many(
+            self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
+        ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+            for index, key in enumerate(requests):
+                yield ((index, await self.get(key, prototype)),)
+                await asyncio.sleep(0.002)  # the chunk is decoded before the next arrives
+            self.tasks = sum(isinstance(each, asyncio.Task) for each in gc.get_objects())
+
+    store = OneByOne(100)
+    await road(store, 100).read()
+    assert 0 < store.tasks < 30
+
+
+@pytest.mark.parametrize("limit", [3, None])
+async def test_how_many_batches_are_decoded_at_once(work: Work, limit: int | None) -> None:
+    work.held = set(range(10))
+    with config.set({"async.concurrency": limit}):
+        task = Reader(ChunkStore(10), 10, AsyncCodec(work)).start()
+        await until(lambda: work.active == (limit or 10))
+        await turns(100)
+        work.release.set()
+        await task
+    assert work.most_active == (limit or 10)
+
+
+async def test_a_thread_is_awaited_however_often_the_caller_is_cancelled() -> None:
+    release = threading.Event()
+    task = asyncio.create_task(_run_in_thread(None, release.wait, 30))
+    await asyncio.sleep(0.02)
+    for _ in range(3):
+        task.cancel()
+        await turns()
+        assert not task.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_byte_getters_of_other_kinds_are_asked_concurrently() -> None:
+    store = ChunkStore(10, closed=range(10))
+    reader = Reader(store, 10)
+    reader.batch = [(OwnPath(store, f"c/{n}"), *rest) for n, (_, *rest) in enumerate(reader.batch)]
+    task = reader.start()
+    await until(lambda: len(store.started) == 10)
+    store.let(*range(10))
+    assert await task == ["present"] * 10
+
+
+class IteratorOnly:
+    """An asynchronous iterator that cannot be closed."""
+
+    def __init__(self, groups: AsyncIterator[Any]) -> None:
+        self.groups = groups
+
+    def __aiter__(self) -> IteratorOnly:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self.groups)
+
+
+async def test_get_many_may_return_any_asynchronous_iterator() -> None:
+    class Iterating(ChunkStore):  # type: ignore[misc]
+        def get_many(self, *args: Any, **kwargs: Any) -> Any:
+            return IteratorOnly(super().get_many(*args, **kwargs))
+
+    assert await Reader(Iterating(10), 10).read() == ["present"] * 10

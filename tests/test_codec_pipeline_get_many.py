@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import threading
 from collections import Counter, defaultdict
 from contextlib import aclosing
@@ -26,7 +25,11 @@ from zarr.codecs import numcodecs as numcodecs_codecs
 from zarr.codecs._v2 import V2Codec
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline, _run_on_threads
+from zarr.core.codec_pipeline import (
+    BatchedCodecPipeline,
+    FusedCodecPipeline,
+    _run_on_threads,
+)
 from zarr.core.config import config
 from zarr.core.dtype import Int32
 from zarr.storage import MemoryStore, StorePath
@@ -323,23 +326,6 @@ async def test_one_get_many_for_a_read(road: MakeReader, batch_size: int) -> Non
     assert store.requested == [[f"c/{number}" for number in range(20)]]
 
 
-async def test_tasks_that_have_ended_are_let_go(road: MakeReader) -> None:
-    class OneByOne(ChunkStore):
-        tasks = 0
-
-        async def get_many(
-            self, requests: Any, *, prototype: BufferPrototype, max_concurrency: int | None = None
-        ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
-            for index, key in enumerate(requests):
-                yield ((index, await self.get(key, prototype)),)
-                await asyncio.sleep(0.002)  # the chunk is decoded before the next arrives
-            self.tasks = sum(isinstance(each, asyncio.Task) for each in gc.get_objects())
-
-    store = OneByOne(100)
-    await road(store, 100).read()
-    assert 0 < store.tasks < 30
-
-
 async def test_the_fused_pipeline_decodes_a_single_chunk_synchronously(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -347,6 +333,13 @@ async def test_the_fused_pipeline_decodes_a_single_chunk_synchronously(
     monkeypatch.setattr(BytesCodec, "_decode_single", None)
     assert await reader.read() == ["present"]
     assert reader.values == [0]
+
+
+async def test_a_single_chunk_without_compression_takes_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zarr.core.codec_pipeline._run_in_thread", None)
+    assert await Reader(ChunkStore(1), 1).read() == ["present"]
 
 
 async def test_results_are_in_the_order_of_the_batch(road: MakeReader) -> None:
@@ -398,7 +391,7 @@ async def test_decoding_is_done_on_worker_threads(threads: MakeReader, work: Wor
 @pytest.fixture
 def work_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small as they are, each of these chunks is enough work for a thread."""
-    monkeypatch.setattr("zarr.core.codec_pipeline.DECODED_PER_SHARE", 1)
+    monkeypatch.setattr("zarr.core.codec_pipeline.DECODED_PER_SHARE", 20)
 
 
 @pytest.mark.usefixtures("work_for_many")
@@ -507,9 +500,21 @@ class PipelineWithDecode(BatchedCodecPipeline):
         return await super().decode(batch)
 
 
+class PipelineWithDecodeBatch(BatchedCodecPipeline):
+    async def decode_batch(
+        self, chunk_bytes_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
+    ) -> Iterable[NDBuffer | None]:
+        batch = list(chunk_bytes_and_specs)
+        CALLS["chunks"] += len(batch)
+        CALLS["batches"] += 1
+        return await super().decode_batch(batch)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 @pytest.mark.parametrize("codec", [SyncCodec, AsyncCodec])
-@pytest.mark.parametrize("cls", [PipelineWithReadBatch, PipelineWithDecode])
+@pytest.mark.parametrize(
+    "cls", [PipelineWithReadBatch, PipelineWithDecode, PipelineWithDecodeBatch]
+)
 async def test_what_a_pipeline_overrides_is_called(
     cls: type[BatchedCodecPipeline],
     codec: type[SyncCodec | AsyncCodec],

@@ -522,3 +522,37 @@ def test_half_an_entry_of_a_shard_index_is_no_missing_chunk(
     store.replace("c/0", bytes(stored))
     with pytest.raises((ValueError, OverflowError, RuntimeError, ExceptionGroup)):
         array[selection]
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_inner_chunks_in_memory_take_no_task_each(is_nested: bool) -> None:
+    inner = ShardingCodec(chunk_shape=(8, 8))
+    codec = ShardingCodec(chunk_shape=(64, 64), codecs=[inner]) if is_nested else inner
+    array = await asyncio.to_thread(
+        zarr.create_array,
+        {},
+        shape=(128, 128),
+        chunks=(128, 128),
+        dtype="int32",
+        serializer=codec,
+        compressors=None,
+    )
+    await asyncio.to_thread(array.__setitem__, ..., 1)
+    loop, tasks = asyncio.get_running_loop(), list[str]()
+
+    def make(loop: Any, coroutine: Any, **kwargs: Any) -> Any:
+        tasks.append(coroutine.__qualname__)
+        return asyncio.Task(coroutine, loop=loop, **kwargs)
+
+    loop.set_task_factory(make)
+    try:
+        found = await array.async_array.getitem((slice(1, 127), slice(1, 127)))
+        tasks_of_a_part = len(tasks)
+        whole = await array.async_array.getitem(...)
+    finally:
+        loop.set_task_factory(None)
+    assert np.all(found == 1)
+    assert np.all(whole == 1)
+    assert len(tasks) - tasks_of_a_part < 64, Counter(tasks)
+    if is_nested:
+        assert tasks_of_a_part < 64, Counter(tasks)

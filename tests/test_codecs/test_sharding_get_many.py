@@ -202,6 +202,18 @@ async def test_a_failing_fetch_ends_the_others(road: Road) -> None:
     assert store.running == 0
 
 
+@pytest.mark.parametrize("road", ROADS)
+async def test_more_bytes_than_requested_are_an_error(road: Road) -> None:
+    class IgnoresRanges(Remote):
+        async def get(self, key: Any, prototype: Any = None, byte_range: Any = None) -> Any:
+            return await super().get(key, prototype, byte_range if is_index(byte_range) else None)
+
+    store = IgnoresRanges()
+    array, _ = sharded(store, 1)
+    with pytest.raises(OSError, match=r"Requested RangeByteRequest.*, but got \d+ bytes"):
+        await road(array, store)
+
+
 @pytest.mark.usefixtures("pipeline")
 async def test_shards_are_read_side_by_side_and_reported_in_order() -> None:
     store, gate = Remote(), asyncio.Event()

@@ -61,7 +61,7 @@ async def _async_read_fallback(
     transform = _thread_transform(pipeline, len(batch))
     if transform is None:
         process = decode
-        size = max(1, getattr(pipeline, "batch_size", 1))
+        size = getattr(pipeline, "batch_size", 1)
         workers = config.get("async.concurrency") or len(batch)
     else:
 
@@ -73,14 +73,8 @@ async def _async_read_fallback(
 
         workers = _resolve_max_workers()
         process = partial(_run_in_thread, _get_pool(workers), decode_sync)
-        size = DECODED_PER_SHARE // max(1, min(_decoded_nbytes(batch), DECODED_PER_SHARE))
-    fetched = _fetch_chunks(batch)
-    if len(batch) == 1:
-        async with aclosing(fetched):
-            async for chunks in fetched:
-                await process(chunks)
-    else:
-        await _process_as_fetched(fetched, process, size=size, workers=workers)
+        size = max(1, DECODED_PER_SHARE // _decoded_nbytes(batch))
+    await _process_as_fetched(_fetch_chunks(batch), process, size=size, workers=workers)
     if None in results:
         raise RuntimeError(f"No result for {results.count(None)} of {len(batch)} chunks.")
     return cast("tuple[GetResult, ...]", tuple(results))
@@ -168,10 +162,9 @@ def _read_synchronously(batch: Sequence[ChunkRead]) -> bool:
     from zarr.storage._common import StorePath
 
     def is_sync(store: Store) -> bool:
-        if not isinstance(store, LocalStore | MemoryStore):
-            return False
-        is_known = type(store) in (LocalStore, MemoryStore)
-        return is_known and getattr(store.get, "__func__", None) is type(store)._own_get
+        cls: Any = type(store)
+        is_known = cls in (LocalStore, MemoryStore)
+        return is_known and getattr(store.get, "__func__", None) is cls._own_get
 
     return all(type(getter) is StorePath and is_sync(getter.store) for getter, *_ in batch)
 
@@ -200,11 +193,7 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
 
     prototype = batch[0][1].prototype
     store = getattr(batch[0][0], "store", None)
-    keys = [
-        getter.path
-        for getter, spec, *_ in batch
-        if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
-    ]
+    keys = [g.path for g, *_ in batch if type(g) is StorePath and g.store is store]
     items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
     groups: Any
     from_store = False
@@ -289,24 +278,21 @@ async def _read_parts(
     out: NDBuffer,
     drop_axes: tuple[int, ...],
 ) -> tuple[GetResult, ...]:
-    """Read parts of a batch concurrently: shards, or all whole chunks as one part."""
+    """Read parts of a batch concurrently."""
     results: dict[int, tuple[GetResult, ...]] = {}
 
     async def read(index: int, part: Sequence[ChunkRead]) -> int:
-        with _noting(part if pipeline.supports_partial_decode else ()):
+        with _noting(part):
             results[index] = await pipeline.read_batch(part, out, drop_axes)
         return index
 
     backend, nbytes = None, 0
-    if pipeline.supports_partial_decode and parts:
+    if parts:
         backend, nbytes = _read_backend(parts[0]), len(parts[0]) * _decoded_nbytes(parts[0])
-    async with aclosing(
-        fetch_as_completed(
-            backend, enumerate(parts), read, lambda _: nbytes, size=lambda *_: nbytes
-        )
-    ) as finished:
-        async for _ in finished:
-            pass
+    async for _ in fetch_as_completed(
+        backend, enumerate(parts), read, lambda _: nbytes, size=lambda *_: nbytes
+    ):
+        pass
     return tuple(chain.from_iterable(results[index] for index in sorted(results)))
 
 
@@ -331,6 +317,7 @@ class BatchedCodecPipeline:
             and _read_synchronously(batch)
         ):
             return await _read_shards_on_threads(codec, batch, out, drop_axes)
-        # Whole chunks are requested together; `batch_size` then only applies to decoding.
-        size = self.batch_size if self.supports_partial_decode else max(1, len(batch))
-        return await _read_parts(self, list(batched(batch, size)), out, drop_axes)
+        if batch and not self.supports_partial_decode:
+            # All chunks are requested together; `batch_size` only applies to decoding.
+            return await self.read_batch(batch, out, drop_axes)
+        return await _read_parts(self, list(batched(batch, self.batch_size)), out, drop_axes)

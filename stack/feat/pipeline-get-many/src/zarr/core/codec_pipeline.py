@@ -23,11 +23,7 @@ async def _fetch_chunks(batch: Sequence[ChunkRead]) -> AsyncGenerator[FetchedChu
 
     prototype = batch[0][1].prototype
     store = getattr(batch[0][0], "store", None)
-    keys = [
-        getter.path
-        for getter, spec, *_ in batch
-        if type(getter) is StorePath and getter.store is store and spec.prototype == prototype
-    ]
+    keys = [g.path for g, *_ in batch if type(g) is StorePath and g.store is store]
     items = ((index, getter, spec) for index, (getter, spec, *_) in enumerate(batch))
     groups: Any
     if isinstance(store, Store) and len(keys) == len(batch):
@@ -63,10 +59,10 @@ async def _read_parts(
     out: NDBuffer,
     drop_axes: tuple[int, ...],
 ) -> tuple[GetResult, ...]:
-    """Read parts of a batch concurrently: shards, or all whole chunks as one part."""
+    """Read parts of a batch concurrently."""
 
     async def read(*part: ChunkRead) -> tuple[GetResult, ...]:
-        with _noting(part if pipeline.supports_partial_decode else ()):
+        with _noting(part):
             return await pipeline.read_batch(part, out, drop_axes)
 
     results = await concurrent_map(parts, read, config.get("async.concurrency"))
@@ -81,6 +77,7 @@ class BatchedCodecPipeline:
         drop_axes: tuple[int, ...] = (),
     ) -> tuple[GetResult, ...]:
         batch = list(batch_info)
-        # Whole chunks are requested together; `batch_size` then only applies to decoding.
-        size = self.batch_size if self.supports_partial_decode else max(1, len(batch))
-        return await _read_parts(self, list(batched(batch, size)), out, drop_axes)
+        if batch and not self.supports_partial_decode:
+            # All chunks are requested together; `batch_size` only applies to decoding.
+            return await self.read_batch(batch, out, drop_axes)
+        return await _read_parts(self, list(batched(batch, self.batch_size)), out, drop_axes)
