@@ -80,7 +80,7 @@ def draw(figures: dict[str, list[list[float]]], file: Path) -> None:
         above.plot(times, [n / 2**20 for n in nbytes], color=FORK_COLOUR, linewidth=1)
         above.axhline(BUDGET / 2**20, color=STOCK_COLOUR, linestyle="--", linewidth=1)
         above.annotate(
-            f'readahead_bytes="{BUDGET >> 20}MiB"',
+            f"readahead_bytes = {BUDGET >> 20} << 20",
             (1, BUDGET / 2**20),
             (0, 3),
             xycoords=("axes fraction", "data"),

@@ -260,8 +260,6 @@ def test_numpy_integers_and_none_are_taken() -> None:
     }
     stream = BlockStream(arrays, selection={"a": None}, **options)
     assert [(block.index, type(block.index)) for block in stream] == [(3, int), (19, int)]
-    with pytest.raises(ValueError, match="number of bytes"):
-        BlockStream(arrays, readahead_bytes="0.0 GB")
 
 
 def test_an_error_that_is_false_is_an_error() -> None:

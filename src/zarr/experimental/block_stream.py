@@ -10,7 +10,6 @@ import asyncio
 import atexit
 import logging
 import os
-import re
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -245,7 +244,7 @@ class BlockStream(
         What to take of the other axes: integers, slices, or what `array.oindex` takes. For several
         arrays, a mapping of names to that; arrays that are not in it are read in full.
     readahead_bytes
-        How many bytes may be in flight: a number, or text such as `"64MiB"`.
+        How many bytes may be in flight.
     io_concurrency
         How many requests to stores are in flight at once. By default 32, or `async.concurrency` if
         that was set.
@@ -281,7 +280,7 @@ class BlockStream(
         stop: int | None = None,
         blocks: Iterable[int] | None = None,
         selection: Any = None,
-        readahead_bytes: int | str = 256 << 20,
+        readahead_bytes: int = 256 << 20,
         io_concurrency: int | None = None,
         decode_threads: int | None = None,
         transform: Callable[[Block], T] | None = None,
@@ -301,7 +300,7 @@ class BlockStream(
             sources,
             axis,
             self._indices,
-            _nbytes(readahead_bytes),
+            _positive("readahead_bytes", readahead_bytes),
             _positive("io_concurrency", io_concurrency, default),
             _positive("decode_threads", decode_threads, os.cpu_count() or 1),
             transform,
@@ -476,22 +475,6 @@ def _positive(name: str, value: int | None, default: int = 1) -> int:
     if not is_integer(value) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
     return int(value)
-
-
-def _nbytes(size: int | str) -> int:
-    """Return a number of bytes, which may be text such as `"64MiB"`, `"1.5 GB"` or `"4096"`."""
-    nbytes: Any = size
-    if isinstance(size, str) and (
-        match := re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)(i?)b)?\s*", size.lower())
-    ):
-        power = " kmgt".index(match[2] or " ")
-        nbytes = round(float(match[1]) * (1024 if match[3] else 1000) ** power)
-    if not is_integer(nbytes) or nbytes < 1:
-        raise ValueError(
-            "readahead_bytes must be a positive whole number of bytes, or text with a unit such as "
-            f"'64MB' or '64MiB', got {size!r}."
-        )
-    return int(nbytes)
 
 
 class _DecodePool(Executor):

@@ -97,8 +97,9 @@ async def _get_in_threads(
             most = (threads or len(pending)) if is_slow else 1
             for _ in range(min(most - len(tasks), len(pending))):
                 tasks.add(asyncio.create_task(asyncio.to_thread(get_share)))
+            timeout = 2 * SHARE_SECONDS if pending else None
             done, tasks = await asyncio.wait(
-                tasks, timeout=2 * SHARE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
             is_slow = not done
             for task in done:
