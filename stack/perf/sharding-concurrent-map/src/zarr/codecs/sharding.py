@@ -46,6 +46,6 @@ class ShardingCodec:
             found += enumerate(await concurrent_map(ranges, byte_getter.get, limit))
         for index, data in found:
             byte_range = located[index][1]
-            if data is not None and len(data) > byte_range.end - byte_range.start:
+            if data is not None and len(data) > max(0, byte_range.end - byte_range.start):
                 raise OSError(f"Requested {byte_range}, but got {len(data)} bytes.")
         return {located[index][0]: data for index, data in found if data is not None}
