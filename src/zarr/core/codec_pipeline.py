@@ -25,7 +25,7 @@ type ChunkRead = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool
 type FetchedChunks = Sequence[tuple[int, Buffer | None]]
 """Encoded chunks with their index in a batch; `None` if the chunk does not exist."""
 
-DECODED_PER_SHARE = 1 << 20
+DECODED_PER_SHARE = 1 << 19
 """Decoded size, in bytes, of the chunks that a thread is given at a time. Decoding them takes much
 longer than starting the thread."""
 
